@@ -1,0 +1,117 @@
+"""Condition types and every reason, each with the situation it names.
+
+The reference page of reasons is generated from this module.
+"""
+
+from __future__ import annotations
+
+from finetune_api.names import DATASET, EXPERIMENT, EXPORT
+
+READY = "Ready"
+RECONCILING = "Reconciling"
+STALLED = "Stalled"
+COMPLETE = "Complete"
+FAILED = "Failed"
+SUSPENDED = "Suspended"
+DEPENDENCIES_READY = "DependenciesReady"
+SOURCE_RESOLVED = "SourceResolved"
+VALIDATED = "Validated"
+PLANNED = "Planned"
+PODS_READY = "PodsReady"
+CHECKPOINT_AVAILABLE = "CheckpointAvailable"
+MERGED = "Merged"
+VERIFIED = "Verified"
+PUSHED = "Pushed"
+
+_ALL = (READY, RECONCILING, STALLED, COMPLETE, FAILED, SUSPENDED, PODS_READY)
+CONDITION_TYPES: dict[str, tuple[str, ...]] = {
+    DATASET: (*_ALL, SOURCE_RESOLVED, VALIDATED),
+    EXPERIMENT: (*_ALL, DEPENDENCIES_READY, PLANNED, CHECKPOINT_AVAILABLE),
+    EXPORT: (*_ALL, DEPENDENCIES_READY, MERGED, VERIFIED, PUSHED),
+}
+
+PROGRESS_REASONS: dict[str, str] = {
+    "Preparing": "references are awaited, or the preparation Job runs on CPU",
+    "Queued": "the Job exists and no pod is bound to a node yet; the message says why",
+    "Starting": "pods are bound; images are pulled, or ranks join",
+    "Training": "steps are taken",
+    "Evaluating": "the validation split is evaluated",
+    "Fetching": "sources are read",
+    "Validating": "records are checked",
+    "Writing": "the snapshot and report are written",
+    "Merging": "the artifact is written",
+    "Verifying": "the artifact is loaded again and compared",
+    "Pushing": "the artifact is copied to its targets",
+    "Restarting": "an attempt ended; the next one starts from the newest verified checkpoint",
+    "Suspended": "runPolicy.suspend is true; nothing runs",
+    "Completed": "the model is trained and verified",
+    "Ready": "the result exists and is verified",
+}
+
+NEUTRAL_REASONS: dict[str, str] = {
+    "AsExpected": "the condition is True and nothing more is to be said",
+    "Pending": "not judged yet",
+    "NotApplicable": "the condition does not concern this object",
+    "SuspendRequested": "runPolicy.suspend is true",
+}
+
+FAILURE_REASONS: dict[str, tuple[str, str]] = {
+    "DependencyNotFound": (
+        "a referenced object does not exist",
+        "create it; the run starts by itself",
+    ),
+    "DependencyNotReady": ("a referenced object is still working", "wait; starts by itself"),
+    "DependencyFailed": ("a referenced object has failed", "repair it, or refer to another"),
+    "InvalidSpec": ("a rule over several objects is broken", "edit the field in the message"),
+    "DeadSetting": ("a setting cannot act in this combination", "remove it, or what disables it"),
+    "IncompatibleDataset": (
+        "the record type does not fit the problem type",
+        "use another Dataset or problem type",
+    ),
+    "UnsupportedModel": ("the architecture is unknown to the trainer", "use another model"),
+    "UnsafeModelFormat": ("the weights exist only as pickle", "convert them to safetensors"),
+    "TemplateUnsuitable": (
+        "the tokenizer has no chat template, or it drops a role the data uses",
+        "set prompt.template, or adapt the data",
+    ),
+    "NoMatchingParameters": ("a name pattern matches nothing", "correct adapter.targetModules"),
+    "LengthAboveContext": ("tokenizer.maxLength exceeds the model's context", "lower it"),
+    "ConfigurationError": ("the trainer refused its configuration", "see message and log"),
+    "InvalidData": ("data findings; the message names them", "repair as each finding says"),
+    "TruncationLimit": (
+        "more samples cut than tokenizer.maxTruncatedShare",
+        "raise tokenizer.maxLength, or allow it",
+    ),
+    "DigestMismatch": ("content differs from the pinned digest", "restore it or change the pin"),
+    "AccessDenied": ("401 or 403 from a hub, bucket or server", "correct Secret or permission"),
+    "ModelNotFound": ("the model does not exist", "correct spec.model"),
+    "SourceNotFound": ("a data source does not exist", "correct spec.sources"),
+    "CheckpointNotFound": ("the experiment keeps no such checkpoint", "choose another"),
+    "AddressNotAllowed": ("the administrator's policy forbids the address", "use an allowed one"),
+    "ModelNotAllowed": ("the administrator's policy forbids the model", "use an allowed one"),
+    "OutOfGPUMemory": ("CUDA ran out of memory", "lower training.maxTokensPerDevice"),
+    "OutOfHostMemory": ("the pod's memory limit was reached", "raise compute.resources"),
+    "NoSpace": ("a disk or volume is full", "raise storage.scratchSize or the volume"),
+    "NonFiniteLoss": ("NaN or Inf appeared", "lower the rate, clip, look at the data"),
+    "ServiceUnavailable": ("a hub or store kept failing", "repair the service"),
+    "PeerLost": ("a rank died, retries used up", "look at the node; raise retries.peerLost"),
+    "Disrupted": (
+        "drained, evicted or preempted more often than retries.disruption",
+        "raise it or use other nodes",
+    ),
+    "UnknownError": ("unclassified exit, retries used up", "see the log"),
+    "NameTaken": ("a child's name belongs to somebody else", "rename the object"),
+    "RefusedByServer": ("the API server refuses a child", "as the quoted message says"),
+    "InternalError": ("a bug of the operator", "report it with the operator's log"),
+    "StorageUnavailable": ("storage cannot be written", "repair the storage"),
+    "Quarantined": ("a damaged checkpoint was set aside, an older one is used", "nothing to do"),
+    "SecretNotFound": ("a Secret, key or ConfigMap cannot be mounted", "create it"),
+    "Unschedulable": ("the scheduler finds no node", "as the quoted message says"),
+    "ImagePullFailed": ("the image cannot be pulled", "correct the image or its Secret"),
+    "PodForbidden": ("admission or quota refuses a pod", "as the quoted message says"),
+    "VolumeNotMounted": ("a claim is missing or cannot be mounted", "create or repair it"),
+    "MergeFailed": ("shapes of adapter and base differ", "use the base it was trained on"),
+    "VerificationFailed": ("reload, sample or comparison failed", "see the report"),
+    "TargetConflict": ("other content is at the target", "set replace, or another path"),
+    "TargetUnavailable": ("a target does not answer", "repair it"),
+}

@@ -1,0 +1,329 @@
+"""The Dataset: where rows come from, what they mean, how they are checked and split."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from finetune_api.dataset_sources import Source
+from finetune_api.meta import ApiModel, Column, Name, ObjectMeta, Quantity, Rule
+from finetune_api.run_policy import Compute, RunPolicy, Scheduling
+from finetune_api.status_parts import ObjectStatus
+from finetune_api.storage import Hub, Storage
+
+
+class RecordType(StrEnum):
+    """What a record is."""
+
+    AUTO = "Auto"
+    CONVERSATION = "Conversation"
+    TEXT = "Text"
+
+
+class Layout(StrEnum):
+    """How rows spell a record."""
+
+    AUTO = "Auto"
+    MESSAGES = "Messages"
+    COLUMNS = "Columns"
+    PLAIN_TEXT = "PlainText"
+
+
+class Role(StrEnum):
+    """Who speaks in a turn."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class Columns(ApiModel):
+    """Column mapping; what is absent is detected from a documented list of names."""
+
+    messages: Column | None = None
+    """messages is the column with the list of turns."""
+    system: str | None = Field(default=None, max_length=256)
+    """system is the column with the system text; "" = none although one would be detected."""
+    prompt: list[Column] | None = Field(default=None, min_length=1, max_length=16)
+    """prompt columns, joined in this order; blank parts are skipped with their separator."""
+    prompt_separator: str = Field(default="\n\n", max_length=256)
+    """promptSeparator between prompt columns, literally."""
+    answer: Column | None = None
+    """answer is the column with the answer."""
+    text: Column | None = None
+    """text is the column with the document."""
+
+
+class SplitShares(ApiModel):
+    """Division of records without an own split; groups and exact copies never cross."""
+
+    validation: float = Field(default=0.05, ge=0, le=0.95)
+    """validation is the share of groups held out; 0 = none."""
+    test: float = Field(default=0.0, ge=0, le=0.95)
+    """test is the share of groups held out for the final number; 0 = none."""
+    max_validation_rows: int | None = Field(default=None, ge=1)
+    """maxValidationRows bounds the validation split."""
+    column: Column | None = None
+    """column holds train, validation or test and replaces the shares."""
+    group_by: Column | None = None
+    """groupBy keeps rows of equal value together."""
+    seed: int = Field(default=1337, ge=0, le=2147483647)
+    """seed of the hash order; appending rows hardly moves old ones."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.validation + self.test < 1.0",
+            "nothing is left for training; lower validation or test",
+        ),
+    )
+
+
+class Policy(StrEnum):
+    """What happens to a record with a finding."""
+
+    FAIL = "Fail"
+    DROP = "Drop"
+
+
+class LenientPolicy(StrEnum):
+    """What happens to a record with a finding that may be accepted."""
+
+    FAIL = "Fail"
+    DROP = "Drop"
+    ACCEPT = "Accept"
+
+
+class Checks(ApiModel):
+    """What to do about findings; all findings of a pass are reported together."""
+
+    policy: Policy = Policy.FAIL
+    """policy is the rule for every check below that is not set."""
+    invalid_row: Policy | None = None
+    """invalidRow: a row that cannot be read, or a cell of the wrong type."""
+    empty_answer: Policy | None = None
+    """emptyAnswer: an answer without text."""
+    empty_prompt: Policy | None = None
+    """emptyPrompt: a prompt or document without text."""
+    no_answer_turn: Policy | None = None
+    """noAnswerTurn: a conversation without an assistant turn."""
+    turn_order: LenientPolicy | None = None
+    """turnOrder: roles out of order; Accept keeps the record."""
+    row_too_large: Policy | None = None
+    """rowTooLarge: a record above maxRowSize."""
+    duplicates: LenientPolicy = LenientPolicy.ACCEPT
+    """duplicates: exact copies inside the data; Drop keeps the first."""
+    max_dropped_share: float = Field(default=0.1, ge=0, le=1)
+    """maxDroppedShare fails with TooFewRows when more rows than this are dropped."""
+    min_rows: int = Field(default=2, ge=1, le=1000000)
+    """minRows is the fewest training records."""
+    max_row_size: Quantity = "8Mi"
+    """maxRowSize is the largest record."""
+
+
+class Limits(ApiModel):
+    """Guards against oversized input."""
+
+    max_size: Quantity = "200Gi"
+    """maxSize bounds the bytes read after unpacking."""
+
+
+class Statistics(ApiModel):
+    """Content of the report."""
+
+    sample_rows: int = Field(default=200, ge=0, le=10000)
+    """sampleRows rendered in the report; never copied to status."""
+
+
+class DatasetSpec(ApiModel):
+    """What data is wanted."""
+
+    record_type: RecordType = RecordType.AUTO
+    """recordType is what a record is; Auto = Conversation with answers or turns, else Text."""
+    layout: Layout = Layout.AUTO
+    """layout is how rows spell a record; Auto = detected from the columns."""
+    sources: list[Source] = Field(min_length=1, max_length=16)
+    """sources are where data comes from; exactly one connector per item."""
+    columns: Columns | None = None
+    """columns maps columns to parts of a record."""
+    roles: dict[Annotated[str, StringConstraints(max_length=63)], Role] | None = Field(
+        default=None, max_length=32
+    )
+    """roles maps spellings in the data to system, user, assistant or tool."""
+    split: SplitShares = SplitShares()
+    """split is the division of records without an own split."""
+    checks: Checks = Checks()
+    """checks decide what happens to findings."""
+    limits: Limits = Limits()
+    """limits guard against oversized input."""
+    statistics: Statistics = Statistics()
+    """statistics is the content of the report."""
+    license: str | None = Field(default=None, max_length=256)
+    """license of the data, for the model card."""
+    hub: Hub = Hub()
+    """hub is access to the Hugging Face Hub."""
+    storage: Storage = Storage()
+    """storage is where the snapshot and report are written; absent = operator's default."""
+    compute: Compute = Compute()
+    """compute is what the pod runs and needs."""
+    scheduling: Scheduling = Scheduling()
+    """scheduling is where the pod is placed."""
+    run_policy: RunPolicy = RunPolicy()
+    """runPolicy holds suspension and retries."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.sources.exists(s, !has(s.split) || s.split == 'Train')",
+            "at least one source must feed the training split",
+        ),
+        Rule(
+            "self.layout != 'Messages' || !has(self.columns) || (!has(self.columns.prompt) "
+            "&& !has(self.columns.answer) && !has(self.columns.text))",
+            "layout Messages reads columns.messages; remove prompt, answer and text",
+        ),
+        Rule(
+            "self.layout != 'Columns' || !has(self.columns) || (!has(self.columns.messages) "
+            "&& !has(self.columns.text))",
+            "layout Columns reads prompt and answer; remove messages and text",
+        ),
+        Rule(
+            "self.layout != 'PlainText' || self.recordType in ['Auto', 'Text']",
+            "layout PlainText gives records of type Text; set recordType Text",
+        ),
+        Rule(
+            "self.recordType != 'Text' || self.layout in ['Auto', 'PlainText']",
+            "records of type Text have layout PlainText; set layout PlainText or Auto",
+        ),
+    )
+
+
+class DatasetProgress(ApiModel):
+    """How far the Job is."""
+
+    percentage: int = Field(ge=0, le=100)
+    """percentage of the work done."""
+    stage: str = Field(max_length=63)
+    """stage is what the Job does now."""
+    update_time: datetime | None = None
+    """updateTime is when this was read."""
+
+
+class SourceStatus(ApiModel):
+    """What one source turned out to be."""
+
+    name: Name
+    """name of the source."""
+    revision: str | None = Field(default=None, max_length=200)
+    """revision is the commit, version or etag."""
+    digest: str | None = Field(default=None, max_length=71)
+    """digest of its content."""
+    files: int = 0
+    """files read."""
+    rows: int = 0
+    """rows read."""
+    bytes: int = 0
+    """bytes read."""
+    format: str | None = Field(default=None, max_length=32)
+    """format as resolved."""
+
+
+class ColumnStatus(ApiModel):
+    """Which column plays a role."""
+
+    role: Name
+    """role is the part of a record."""
+    column: str = Field(max_length=256)
+    """column in the data."""
+    detected: bool = False
+    """detected is false for a mapping given in the spec."""
+
+
+class RecordCounts(ApiModel):
+    """Counts of records."""
+
+    read: int = 0
+    """read from the sources."""
+    dropped: int = 0
+    """dropped by checks."""
+    total: int = 0
+    """total in the snapshot."""
+    train: int = 0
+    """train records."""
+    validation: int = 0
+    """validation records."""
+    test: int = 0
+    """test records."""
+
+
+class Lengths(ApiModel):
+    """Lengths of whole records."""
+
+    unit: Literal["words", "tokens"] = "words"
+    """unit of the numbers."""
+    p50: int = 0
+    """p50 is the median."""
+    p95: int = 0
+    """p95 is the 95th percentile."""
+    p99: int = 0
+    """p99 is the 99th percentile."""
+    max: int = 0
+    """max is the longest."""
+
+
+class Finding(ApiModel):
+    """One kind of problem found in the data."""
+
+    id: str = Field(default="", max_length=16)
+    """id of the check."""
+    reason: Name
+    """reason is the finding's name."""
+    severity: Literal["Error", "Policy", "Notice"]
+    """severity: errors fail, policies were settled by checks."""
+    count: int
+    """count of records."""
+    rows: list[int] = Field(default_factory=list, max_length=5)
+    """rows are the first record numbers, counted from 1."""
+    message: str = Field(default="", max_length=256)
+    """message says what is wrong and what to do."""
+    action: str = Field(default="", max_length=63)
+    """action taken: Failed, Dropped, Accepted."""
+
+
+class DatasetStatus(ObjectStatus):
+    """What the Dataset is."""
+
+    record_type: str | None = Field(default=None, max_length=63)
+    """recordType as resolved."""
+    layout: str | None = Field(default=None, max_length=63)
+    """layout as resolved."""
+    progress: DatasetProgress | None = None
+    """progress while running."""
+    sources: list[SourceStatus] = Field(default_factory=list, max_length=16)
+    """sources as read."""
+    columns: list[ColumnStatus] = Field(default_factory=list, max_length=32)
+    """columns as mapped."""
+    records: RecordCounts | None = None
+    """records counted."""
+    lengths: Lengths | None = None
+    """lengths of records."""
+    findings: list[Finding] = Field(default_factory=list, max_length=20)
+    """findings of the checks."""
+    digest: str | None = Field(default=None, max_length=71)
+    """digest is the snapshot's identity."""
+    uri: str | None = Field(default=None, max_length=256)
+    """uri of the snapshot."""
+    size: str | None = Field(default=None, max_length=32)
+    """size of the snapshot."""
+    license: str | None = Field(default=None, max_length=256)
+    """license of the data."""
+
+
+class Dataset(ApiModel):
+    """Dataset fetches, checks and splits data into an immutable snapshot with a digest."""
+
+    metadata: ObjectMeta
+    spec: DatasetSpec
+    status: DatasetStatus = DatasetStatus()

@@ -1,0 +1,50 @@
+"""What a job pod answers on its progress port; the operator parses it as untrusted input."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_api.meta import ConfigModel
+from finetune_api.run_outcome import Best, CheckpointRef
+
+MAX_BYTES = 262144
+"""A longer answer is refused unread."""
+
+
+class Progress(ConfigModel):
+    """A moment of a run. Times are durations in seconds: no clock of another machine is used."""
+
+    version: Literal[1] = 1
+    run: str = Field(max_length=128)
+    """run is `<uid>/<attempt>`; an answer of another run is ignored."""
+    phase: str = Field(max_length=63)
+    """phase is the stage: Fetching, Validating, Writing, Preparing, Starting, Training,
+    Evaluating, Saving, Merging, Verifying, Pushing."""
+    percentage: int = Field(default=0, ge=0, le=100)
+    ranks_joined: int = Field(default=0, ge=0)
+    ranks_expected: int = Field(default=0, ge=0)
+    step: int = Field(default=0, ge=0)
+    total_steps: int = Field(default=0, ge=0)
+    epoch: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    seconds_since_step: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    median_step_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    eta_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    train_tokens: int = Field(default=0, ge=0)
+    tokens_per_second: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    loss: float | None = Field(default=None, allow_inf_nan=False)
+    learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    gradient_norm: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=32)
+    """metrics of the last evaluation by reported name."""
+    metrics_step: int = Field(default=0, ge=0)
+    metrics_rows: int = Field(default=0, ge=0)
+    best: Best | None = None
+    best_checkpoint: CheckpointRef | None = None
+    checkpoint: CheckpointRef | None = None
+    """checkpoint is the newest verified one."""
+    save_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """saveSeconds is the slowest save so far."""
+    quarantined: int = Field(default=0, ge=0)
+    """quarantined counts damaged checkpoints set aside."""
