@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from finetune_trainer.errors import AccessError
-
 from finetune_api import names
+from finetune_trainer.errors import AccessError
 
 
 def claim_folder(claim_name: str) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune_trainer.errors import ResourcesExhaustedError
-
 from finetune_trainer.store_protocol import FileEntry, Hashed, checked_name, chunks_of
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

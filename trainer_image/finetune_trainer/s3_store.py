@@ -14,8 +14,8 @@ import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from finetune_trainer.errors import AccessError, ExternalServiceError, ResourcesExhaustedError
 
+from finetune_trainer.errors import AccessError, ExternalServiceError, ResourcesExhaustedError
 from finetune_trainer.mounts import required_secret_value, secret_value
 from finetune_trainer.path_store import write_local
 from finetune_trainer.store_protocol import FileEntry, Hashed, checked_name

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from finetune_trainer.errors import ConfigurationError, DataError
-
 from finetune_trainer.mounts import claim_folder
 from finetune_trainer.path_store import PathStore
 from finetune_trainer.store_protocol import (
