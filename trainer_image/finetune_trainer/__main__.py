@@ -1,0 +1,29 @@
+"""`python -m finetune_trainer <verb>`: the verb's entry point, its failure as exit code."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from finetune_trainer.entry_point import run_verb
+
+JOBS = {"dataset": "dataset_job", "prepare": "prepare", "export": "export"}
+"""Verbs of one process. A module is imported only for its own verb: torch takes seconds."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb named on the command line and return the exit code of its end."""
+    verb = arguments[0] if arguments else ""
+    if verb in JOBS:
+        return run_verb(verb, import_module(f"finetune_trainer.{JOBS[verb]}").run)
+    if verb == "train":
+        return int(import_module("finetune_trainer.launch").launch())
+    if verb == "rank":
+        return int(import_module("finetune_trainer.run").rank_process())
+    known = ", ".join([*JOBS, "train"])
+    sys.stderr.write(f"verb {verb!r} is unknown; use one of {known}\n")
+    return 10
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
