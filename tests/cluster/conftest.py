@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from harness import kubectl as kube
 from harness.cluster import healthy
 from harness.namespaces import namespace
 from installation import install_operator, operator_log
-from scenarios.stories import dataset, furnish, wait_for_condition
-
-
-@dataclass(frozen=True)
-class Ground:
-    """A namespace with an S3 Secret, an S3-backed claim and its files on this machine."""
-
-    namespace: str
-    files: Path
+from scenarios.stories import Ground, dataset, furnish, wait_for_condition
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

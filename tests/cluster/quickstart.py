@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from harness import kubectl as kube
-from harness.locations import cache_folder
+from harness.locations import CACHE
 from harness.object_store import bucket_directory
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ QUICKSTART = {
 
 def prepare_inputs(namespace: str) -> None:
     """Make data and base model (cached) and copy them into the bucket under `quickstart/`."""
-    made = cache_folder() / "quickstart"
+    made = CACHE / "quickstart"
     made.mkdir(parents=True, exist_ok=True)
     data, model = made / "train.jsonl", made / "base-model"
     run = [sys.executable]

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ API_VERSION = "finetune.dev/v1alpha1"
 SECRET, CLAIM = "s3", "artifacts"
 SCRIPTS = Path(__file__).parent.parent
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A namespace with an S3 Secret, an S3-backed claim and its files on this machine."""
+
+    namespace: str
+    files: Path
 
 
 @functools.cache

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Ground
 from harness import kubectl as kube
 from harness.object_store import s3_secret
 from scenarios.stories import (
+    Ground,
     bucket,
     condition,
     dataset,

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Ground
 from harness import kubectl as kube
 from harness.metrics_store import prometheus_query
 from harness.object_store import bucket_directory
 from quickstart import QUICKSTART, apply_quickstart, prepare_inputs, wait_with_kubectl
-from scenarios.stories import condition, pods_of, read
+from scenarios.stories import Ground, condition, pods_of, read
 
 DASHBOARD = Path(__file__).parents[3] / "dashboards" / "experiment.json"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from conftest import Ground
 from harness import kubectl as kube
 from harness.containers import signal_pod
 from harness.object_store import outage_for
 from installation import NAMESPACE, operator_pod
 from scenarios.stories import (
+    Ground,
     bucket,
     checkpoints,
     condition,
@@ -41,9 +41,7 @@ def _started(sums: Ground, name: str, **spec: object) -> None:
 
 
 def _finished(sums: Ground, name: str) -> dict:
-    return wait_for_condition(
-        "finetuneexperiment", name, sums.namespace, "Complete", timeout=400
-    )
+    return wait_for_condition("finetuneexperiment", name, sums.namespace, "Complete", timeout=400)
 
 
 def test_a_deleted_pod_restarts_all_ranks_from_the_last_checkpoint(
