@@ -1,0 +1,1 @@
+"""The operator: observes three kinds, plans purely, applies children, reports one status."""

@@ -1,0 +1,80 @@
+"""What the API server's refusals mean: status and body of an answer become one of our errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_operator.errors import (
+    AbsentError,
+    ClusterError,
+    ConflictError,
+    CredentialsError,
+    ExpiredError,
+    FieldConflictError,
+    MalformedError,
+    NamespaceEndingError,
+    NotServedError,
+    RefusedError,
+    ThrottledError,
+    UnavailableError,
+)
+
+LONGEST_MESSAGE = 256
+"""Characters of the server's words that are quoted; never headers, never the body."""
+BY_STATUS: dict[int, type[ClusterError]] = {
+    400: MalformedError, 401: CredentialsError, 403: RefusedError, 404: AbsentError,
+    405: MalformedError, 409: ConflictError, 410: ExpiredError, 413: RefusedError,
+    415: MalformedError, 422: RefusedError, 429: ThrottledError,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A refusal as it came over the wire."""
+
+    status: int
+    body: bytes
+    retry_after: str = ""
+
+    def words(self) -> dict[str, Any]:
+        """Return the body as a Status object, {} if it is none."""
+        try:
+            parsed = json.loads(self.body)
+        except ValueError:
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+
+
+def cluster_error(answer: Answer) -> ClusterError:
+    """Return the error that `answer` stands for; unlisted 4xx are our bug, 5xx an outage."""
+    words = answer.words()
+    status, reason = answer.status, str(words.get("reason") or "")
+    message = str(words.get("message") or "")
+    kind = _refined(status, words, message) or BY_STATUS.get(status)
+    if kind is None:
+        kind = UnavailableError if status >= 500 else MalformedError
+    text = f"{status} {reason}: {message[:LONGEST_MESSAGE]}" if message else f"{status} {reason}"
+    return kind(text.strip(), status=status, retry_after_seconds=_seconds(answer.retry_after))
+
+
+def _refined(status: int, words: dict[str, Any], message: str) -> type[ClusterError] | None:
+    """Tell apart what shares one status code."""
+    details = words.get("details") or {}
+    causes = {cause.get("reason") for cause in details.get("causes") or ()}
+    if status == 403 and "NamespaceTerminating" in causes:
+        return NamespaceEndingError
+    if status == 404 and details.get("kind") == "namespaces":
+        return NamespaceEndingError
+    if status == 404 and not details.get("name"):  # no object is named: the path is unknown
+        return NotServedError
+    if status == 409 and "FieldManagerConflict" in causes:
+        return FieldConflictError
+    if status == 500 and "failed to create typed patch object" in message:
+        return RefusedError
+    return None
+
+
+def _seconds(retry_after: str) -> float:
+    return min(float(retry_after), 300.0) if retry_after.isdecimal() else 0.0
