@@ -45,7 +45,7 @@ __all__ = [
 class DamagedError(DataError):
     """Stored files are missing or differ from their manifest."""
 
-    reason = "Damaged"
+    reason = "DigestMismatch"
 
 
 @dataclass(frozen=True)
