@@ -27,10 +27,11 @@ _KNOWN = {
 _FORMATS = {"integer": "int64", "number": "double"}
 _BOUND_OF = {"string": "maxLength", "array": "maxItems"}
 _PROPERTY_NAME = re.compile(r"[a-z][A-Za-z0-9]*")
-_CEL_WORDS = frozenset(
-    "as break const continue else false for function if import in let loop namespace null package "
-    "return self true var void while".split()
-)
+_CEL_WORDS = {
+    *("as", "break", "const", "continue", "else", "false", "for", "function", "if", "import"),
+    *("in", "let", "loop", "namespace", "null", "package", "return", "self", "true", "var"),
+    *("void", "while"),
+}
 _RE2_LACKS = re.compile(r"\(\?(?:[=!>]|<[=!]|P=|\()|\\[1-9]|[*+?}]\+")
 _SELF = re.compile(r"'[^']*'|\b(?:self|oldSelf)\b")
 
