@@ -20,11 +20,13 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row was read: its source, its file and its number there, counted from 1."""
+    """Where a row was read: its source, its file and its number in each, counted from 1."""
 
     source: str
     file: str
     row: int
+    number: int
+    """number counts through all files of the source; row within the file, as findings do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ __all__ = [
     "Manifest",
     "Store",
     "download_verified",
+    "free_folder",
     "open_store",
     "read_manifest",
     "verify",
@@ -83,6 +84,19 @@ def open_store(location: Location, prefix: str = "") -> Store:
     else:
         raise ConfigurationError("storage: no volumeClaim and no s3; set one of them")
     return store.child(prefix) if prefix else store
+
+
+def free_folder(store: Store, name: str) -> Store:
+    """Return the store of `name`, or of `name.1`, `name.2`, … when a killed pod left files there.
+
+    Nothing is ever written twice, so a pod that runs again in the same attempt starts beside them.
+    """
+    number = 0
+    while True:
+        folder = f"{name}.{number}" if number else name
+        if not store.list(f"{folder}/"):
+            return store.child(folder)
+        number += 1
 
 
 def canonical_json(value: Any) -> bytes:

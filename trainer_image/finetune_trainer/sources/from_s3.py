@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from finetune_api.dataset_sources import Source
 from finetune_trainer.s3_store import S3Store, s3_client
-from finetune_trainer.sources.fetched_files import Desk, Fetched, chosen, nothing_found
+from finetune_trainer.sources.fetched_files import (
+    Desk,
+    Fetched,
+    FetchedFile,
+    chosen,
+    nothing_found,
+)
 
 
 def fetch_s3(source: Source, desk: Desk) -> Fetched:
@@ -25,7 +31,7 @@ def fetch_s3(source: Source, desk: Desk) -> Fetched:
     return Fetched(files=tuple(_kept(bucket, below + key, key, desk) for key in keys))
 
 
-def _kept(bucket: S3Store, key: str, name: str, desk: Desk):  # type: ignore[no-untyped-def]
+def _kept(bucket: S3Store, key: str, name: str, desk: Desk) -> FetchedFile:
     with bucket.open(key) as stream:
         return desk.keep(name, stream)
 

@@ -1,0 +1,153 @@
+"""The immutable form of a dataset: one Parquet file per split, digests in a manifest, read back.
+
+Nothing in it depends on when, where or by whom it was made: equal records give an equal digest.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finetune_trainer.errors import DataError
+from finetune_trainer.record import CONVERSATION, TEXT, Record, short_hash
+from finetune_trainer.split import SPLITS, Divided
+from finetune_trainer.store import Store, download_verified, read_manifest, write_manifest
+
+FORMAT = "dataset/v1"
+_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+_ORIGIN = [
+    ("id", pa.string()),
+    ("source", pa.string()),
+    ("row", pa.int64()),
+    ("group", pa.string()),
+]
+SCHEMAS: dict[str, Any] = {
+    CONVERSATION: pa.schema([*_ORIGIN, ("system", pa.string()), ("turns", pa.list_(_TURN))]),
+    TEXT: pa.schema([*_ORIGIN, ("text", pa.string())]),
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A snapshot in storage."""
+
+    uri: str
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The records of one split as columns, in the order of the snapshot."""
+
+    ids: list[str]
+    systems: list[str | None]
+    turns: list[list[dict[str, str]]]
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot that was read and verified."""
+
+    digest: str
+    record_type: str
+    splits: dict[str, Rows]
+
+
+def write_snapshot(
+    store: Store, record_type: str, records: Sequence[Record], divided: Divided
+) -> Written:
+    """Write the splits that have records and then the manifest."""
+    ids = record_ids(records)
+    entries = []
+    for split in SPLITS:
+        members = divided.members(split)
+        if members:
+            table = _table(record_type, records, ids, divided, members)
+            entries.append(store.write(f"{split}.parquet", _parquet(table)))
+    counts = {split: len(divided.members(split)) for split in SPLITS}
+    digest = write_manifest(store, FORMAT, entries, record_type=record_type, records=counts)
+    return Written(store.uri, digest, sum(entry.bytes for entry in entries))
+
+
+def record_ids(records: Sequence[Record]) -> list[str]:
+    """Return ids that depend on source and content; copies are numbered."""
+    copies: Counter[str] = Counter()
+    ids = []
+    for record in records:
+        plain = short_hash(record.place.source, record.content())
+        ids.append(f"{plain}-{copies[plain]}" if copies[plain] else plain)
+        copies[plain] += 1
+    return ids
+
+
+def read_snapshot(store: Store, folder: Path, digest: str) -> Snapshot:
+    """Copy a snapshot to `folder` and read it; every digest is checked first.
+
+    Raises DataError (DigestMismatch) when the snapshot is missing, damaged or another one.
+    """
+    manifest = read_manifest(store)
+    if manifest.format != FORMAT or manifest.digest != digest:
+        raise DataError(
+            f"{store.uri}: holds {manifest.format} {manifest.digest[:19]}…, expected {FORMAT} "
+            f"{digest[:19]}…; restore the snapshot, or run the Dataset again",
+            reason="DigestMismatch",
+        )
+    download_verified(store, manifest, folder)
+    splits = {
+        split: _rows(folder / f"{split}.parquet")
+        for split in SPLITS
+        if (folder / f"{split}.parquet").exists()
+    }
+    return Snapshot(digest, str(manifest.facts.get("record_type")), splits)
+
+
+def _table(
+    record_type: str,
+    records: Sequence[Record],
+    ids: Sequence[str],
+    divided: Divided,
+    members: Sequence[int],
+) -> Any:
+    chosen = [records[place] for place in members]
+    columns: dict[str, list[Any]] = {
+        "id": [ids[place] for place in members],
+        "source": [record.place.source for record in chosen],
+        "row": [record.place.number for record in chosen],
+        "group": [divided.groups[place] for place in members],
+    }
+    if record_type == TEXT:
+        columns["text"] = [record.text for record in chosen]
+    else:
+        columns["system"] = [record.system for record in chosen]
+        columns["turns"] = [[turn._asdict() for turn in record.turns] for record in chosen]
+    return pa.Table.from_pydict(columns, schema=SCHEMAS[record_type])
+
+
+def _parquet(table: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _rows(path: Path) -> Rows:
+    table = pq.read_table(path)
+    names = table.column_names
+    none: list[Any] = [None] * table.num_rows
+    return Rows(
+        ids=table["id"].to_pylist(),
+        systems=table["system"].to_pylist() if "system" in names else none,
+        turns=table["turns"].to_pylist() if "turns" in names else none,
+        texts=table["text"].to_pylist() if "text" in names else none,
+    )
