@@ -1,0 +1,245 @@
+"""Ranks of a run: rendezvous with a deadline, messages without pickles, stopping together."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from finetune_trainer.errors import ConfigurationError, PeerLostError
+
+POLL_SECONDS = 0.1
+LOST = (
+    "connection closed",
+    "connection reset",
+    "timed out",
+    "broken pipe",
+    "gloo",
+    "nccl",
+    "socket",
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the ranks of an attempt."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    store: dist.Store | None = None
+    beat: Callable[[], None] = lambda: None
+    """beat is called while waiting, so that a rank that waits for rank 0 is not taken for hung."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this rank; devices are numbered within the pod."""
+        if torch.cuda.is_available():
+            return torch.device("cuda", self.local_rank)
+        return torch.device("cpu")
+
+    def tell(self, key: str, value: Any = None) -> Any:
+        """Give a value of rank 0 to all ranks, as JSON; collective, each call with its own key."""
+        if self.store is None:
+            return value
+        if self.rank == 0:
+            self.store.set(key, json.dumps(value))
+            return value
+        return self._awaited(key)
+
+    def gather(self, key: str, value: Any) -> list[Any]:
+        """Return the values of all ranks on rank 0, an empty list elsewhere; JSON, no pickles."""
+        if self.store is None:
+            return [value]
+        self.store.set(f"{key}/{self.rank}", json.dumps(value))
+        if self.rank:
+            return []
+        return [self._awaited(f"{key}/{rank}") for rank in range(self.size)]
+
+    def _awaited(self, key: str) -> Any:
+        """Wait without a limit: rank 0's own work may take longer than any collective."""
+        while self.store is not None and not self.store.check([key]):
+            self.beat()
+            time.sleep(POLL_SECONDS / 4)
+        return json.loads(self.store.get(key)) if self.store is not None else None
+
+
+@contextmanager
+def joined_world(
+    run: str, beat: Callable[[], None], *, deadline_seconds: int, timeout_seconds: int
+) -> Iterator[World]:
+    """Join the other ranks named by torchrun's variables and leave them at the end.
+
+    Raises PeerLostError when they do not come until the deadline.
+    """
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local[0])
+    if size == 1:
+        yield World()
+        return
+    store = _store(rank, size, deadline_seconds)
+    store.set_timeout(timedelta(seconds=timeout_seconds))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"{run}/group", store),
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
+    try:
+        yield World(rank, size, *local, dist.PrefixStore(run, store), beat)
+    finally:
+        dist.destroy_process_group()
+
+
+def agree(world: World, facts: dict[str, Any]) -> None:
+    """Compare what all ranks must have in common; raise ConfigurationError for a difference."""
+    ours = json.loads(json.dumps(facts))
+    first = world.tell("facts", ours)
+    different = [name for name in ours if ours[name] != first.get(name)]
+    if different:
+        raise ConfigurationError(
+            f"rank {world.rank} and rank 0 differ in {', '.join(different)}; give all pods of an "
+            "attempt the same configuration"
+        )
+
+
+@contextmanager
+def peers_watched() -> Iterator[None]:
+    """Turn errors of the communication library into PeerLostError."""
+    try:
+        yield
+    except dist.DistError as error:
+        raise PeerLostError("another rank ended or cannot be reached") from error
+    except RuntimeError as error:
+        text = str(error).lower()
+        if not isinstance(error, NotImplementedError) and any(word in text for word in LOST):
+            raise PeerLostError("another rank ended or cannot be reached") from error
+        raise
+
+
+class Agreement:
+    """Lets all ranks act after the same step, though only one was asked to.
+
+    The main thread passes a gate before every turn (a step, or a batch of an evaluation). Who is
+    asked posts the wish in the store. In every rank a listener with a connection of its own then
+    closes the gate, posts the last turn entered, reads all posts and opens the gate for the
+    largest. The main thread never waits for posts inside a turn: a peer may need its gradients.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._gate, self._lock = threading.Event(), threading.Lock()
+        self._gate.set()
+        self._entered, self._number = 0, 0
+        self._due: dict[str, int] = {}
+        self._asked: set[str] = set()
+        self._lost: BaseException | None = None
+        self._ended = threading.Event()
+        self._listener: threading.Thread | None = None
+        if world.store is not None:
+            store = world.store.clone()
+            self._listener = threading.Thread(target=self._listen, args=(store,), daemon=True)
+            self._listener.start()
+
+    def ask(self, wish: str) -> None:
+        """Wish something for after the present turn; safe in a signal handler."""
+        self._asked.add(wish)
+
+    def before_turn(self) -> set[str]:
+        """Pass the gate; return the wishes all ranks carry out now, before this turn."""
+        if self._world.store is None:
+            due, self._asked = self._asked, set()
+            return due
+        while True:
+            if not self._gate.wait(timeout=1.0) and self._lost is None:
+                continue
+            with self._lock:
+                if self._lost is not None:
+                    raise PeerLostError("another rank ended or cannot be reached") from self._lost
+                due_now = {wish for wish, turn in self._due.items() if turn <= self._entered}
+                for wish in due_now:
+                    del self._due[wish]
+                if due_now:
+                    return due_now
+                if self._gate.is_set():
+                    self._entered += 1
+                    return set()
+
+    def close(self) -> None:
+        """Stop listening once no rank can wish anything more; a collective call."""
+        if self._listener is None or self._world.store is None:
+            return
+        store = self._world.store
+        store.add("closing", 1)
+        while self._lost is None and store.add("closing", 0) < self._world.size:
+            time.sleep(POLL_SECONDS / 4)
+        self._ended.set()
+        self._listener.join()
+
+    def _listen(self, store: dist.Store) -> None:
+        try:
+            while not self._ended.is_set():
+                self._look(store)
+                time.sleep(POLL_SECONDS)
+        except Exception as error:
+            self._lost = error
+            self._gate.set()
+
+    def _look(self, store: dist.Store) -> None:
+        key = f"wish/{self._number}"
+        mine = min(self._asked, default="")
+        if mine:
+            store.compare_set(key, "", mine)
+        if not store.check([key]):
+            return
+        wish = store.get(key).decode()
+        self._gate.clear()
+        with self._lock:
+            entered = self._entered
+        store.set(f"{key}/{self._world.rank}", str(entered))
+        keys = [f"{key}/{rank}" for rank in range(self._world.size)]
+        while not store.check(keys):
+            if self._ended.is_set():
+                return
+            time.sleep(POLL_SECONDS / 10)
+        with self._lock:
+            self._due[wish] = max(int(store.get(one)) for one in keys)
+            self._asked.discard(wish)
+            self._number += 1
+        self._gate.set()
+
+
+def _store(rank: int, size: int, deadline_seconds: int) -> dist.Store:
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    ends = time.monotonic() + deadline_seconds
+    while True:
+        try:
+            return dist.TCPStore(
+                host,
+                port,
+                size,
+                is_master=rank == 0,
+                timeout=timedelta(seconds=max(5.0, ends - time.monotonic())),
+            )
+        except (dist.DistError, RuntimeError, ValueError) as error:
+            # A name of a pod that does not run yet does not resolve: not the store's timeout.
+            if time.monotonic() > ends:
+                raise PeerLostError(
+                    f"rank 0 at {host}:{port} was not reached within {deadline_seconds} s; check "
+                    "that all pods of the attempt can start"
+                ) from error
+            time.sleep(1 + rank % 7 / 7)
