@@ -1,0 +1,218 @@
+"""What a Job or Pod says of itself: trimmed manifests for the cache, facts for decisions.
+
+Everything in a pod's status that its containers can write is untrusted input: an outcome that
+does not fit its model is treated as absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal, cast
+
+from pydantic import ValidationError
+
+from finetune_api.names import (
+    ATTEMPT_LABEL,
+    COMPONENT_LABEL,
+    CONTAINER,
+    FENCE_ANNOTATION,
+    PLAN_DIGEST_ANNOTATION,
+    REVISION_LABEL,
+)
+from finetune_api.run_outcome import MAX_BYTES, Outcome
+from finetune_api.run_progress import Progress
+from finetune_operator.observed import ChildRef, JobFacts, Manifest, PodFacts
+
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+_ANNOTATIONS = (INDEX_ANNOTATION, PLAN_DIGEST_ANNOTATION, FENCE_ANNOTATION)
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "labels",
+    "ownerReferences",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_PHASES = ("Pending", "Running", "Succeeded", "Failed")
+_MESSAGE = 256
+
+Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+
+
+def project(manifest: Manifest) -> Manifest:
+    """Return the part of a Job or Pod that facts are made from, in the manifest's own shape."""
+    metadata = {name: manifest["metadata"][name] for name in _METADATA if name in _meta(manifest)}
+    annotations = _meta(manifest).get("annotations") or {}
+    metadata["annotations"] = {k: v for k, v in annotations.items() if k in _ANNOTATIONS}
+    status = manifest.get("status") or {}
+    kept: Manifest = {
+        "apiVersion": manifest.get("apiVersion", ""),
+        "kind": manifest.get("kind", ""),
+        "metadata": metadata,
+        "status": {"conditions": [_condition(item) for item in status.get("conditions") or ()]},
+    }
+    if kept["kind"] == "Pod":
+        kept["spec"] = {"nodeName": (manifest.get("spec") or {}).get("nodeName", "")}
+        kept["status"] |= {
+            "phase": status.get("phase", "Unknown"),
+            "reason": status.get("reason", ""),
+            "podIP": status.get("podIP", ""),
+            "containerStatuses": [_container(item) for item in _containers(status)],
+        }
+    return kept
+
+
+def pod_facts(manifest: Manifest, *, gone: bool = False) -> PodFacts:
+    """Return the facts of a Pod, projected or whole."""
+    metadata, status = _meta(manifest), manifest.get("status") or {}
+    conditions = _conditions(status)
+    terminated = _terminated(status)
+    deletion = metadata.get("deletionTimestamp")
+    return PodFacts(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        phase=_phase(status),
+        index=_number((metadata.get("annotations") or {}).get(INDEX_ANNOTATION)),
+        bound=bool((manifest.get("spec") or {}).get("nodeName")),
+        ready=_is_true(conditions, "Ready"),
+        deleting=deletion is not None,
+        deleting_since=_time(deletion),
+        gone=gone,
+        disrupted=_is_true(conditions, "DisruptionTarget"),
+        out_of_memory=terminated.get("reason") == "OOMKilled",
+        exit_code=terminated.get("exitCode"),
+        outcome=outcome(terminated.get("message")),
+        reason=str(status.get("reason") or ""),
+        waiting=_waiting(status, conditions),
+        ip=str(status.get("podIP") or ""),
+    )
+
+
+def job_facts(
+    manifest: Manifest,
+    pods: Iterable[PodFacts] = (),
+    *,
+    gone: bool = False,
+    progress: Progress | None = None,
+    message: str = "",
+) -> JobFacts:
+    """Return the facts of a Job, projected or whole, with those of its pods."""
+    metadata = _meta(manifest)
+    labels = metadata.get("labels") or {}
+    conditions = _conditions(manifest.get("status") or {})
+    failure = conditions.get("Failed") or conditions.get("FailureTarget") or {}
+    return JobFacts(
+        ref=child_ref(manifest),
+        attempt=_number(labels.get(ATTEMPT_LABEL)),
+        component="prepare" if labels.get(COMPONENT_LABEL) == "prepare" else "attempt",
+        revision=_number(labels.get(REVISION_LABEL)) or 1,
+        spec_digest=(metadata.get("annotations") or {}).get(PLAN_DIGEST_ANNOTATION, ""),
+        created=_time(metadata.get("creationTimestamp")),
+        complete=_is_true(conditions, "Complete"),
+        failed=_is_true(conditions, "Failed") or _is_true(conditions, "FailureTarget"),
+        failure_message=str(failure.get("message", "")),
+        deleting=metadata.get("deletionTimestamp") is not None,
+        gone=gone,
+        pods=tuple(sorted(pods, key=lambda pod: (pod.index, pod.name))),
+        progress=progress,
+        message=message,
+    )
+
+
+def child_ref(manifest: Manifest) -> ChildRef:
+    """Return the reference that a delete of this very object needs."""
+    metadata = _meta(manifest)
+    return ChildRef(
+        api_version=manifest.get("apiVersion", ""),
+        kind=manifest.get("kind", ""),
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        resource_version=metadata.get("resourceVersion", ""),
+    )
+
+
+def controller(manifest: Manifest) -> Mapping[str, Any]:
+    """Return the controlling owner reference, or an empty mapping."""
+    owners = _meta(manifest).get("ownerReferences") or ()
+    return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def outcome(message: object) -> Outcome | None:
+    """Return the outcome in a termination message, or None if it is none."""
+    if not isinstance(message, str) or len(message.encode()) > MAX_BYTES:
+        return None
+    try:
+        return Outcome.model_validate_json(message)
+    except ValidationError:
+        return None
+
+
+def _meta(manifest: Manifest) -> Manifest:
+    return cast(Manifest, manifest["metadata"])
+
+
+def _condition(item: Manifest) -> Manifest:
+    kept = {name: item[name] for name in ("type", "status", "reason") if name in item}
+    return kept | {"message": str(item.get("message") or "")[:_MESSAGE]}
+
+
+def _conditions(status: Manifest) -> dict[str, Manifest]:
+    return {item.get("type", ""): item for item in status.get("conditions") or ()}
+
+
+def _is_true(conditions: Mapping[str, Manifest], name: str) -> bool:
+    return conditions.get(name, {}).get("status") == "True"
+
+
+def _containers(status: Manifest) -> list[Manifest]:
+    found = status.get("containerStatuses") or ()
+    return [item for item in found if item.get("name") == CONTAINER]
+
+
+def _container(item: Manifest) -> Manifest:
+    state = item.get("state") or {}
+    kept: Manifest = {}
+    if terminated := state.get("terminated"):
+        kept["terminated"] = {
+            name: terminated[name]
+            for name in ("exitCode", "reason", "message")
+            if name in terminated
+        }
+    if waiting := state.get("waiting"):
+        message = str(waiting.get("message") or "")[:_MESSAGE]
+        kept["waiting"] = {"reason": waiting.get("reason", ""), "message": message}
+    return {"name": CONTAINER, "state": kept}
+
+
+def _terminated(status: Manifest) -> Manifest:
+    for item in _containers(status):
+        if terminated := (item.get("state") or {}).get("terminated"):
+            return cast(Manifest, terminated)
+    return {}
+
+
+def _waiting(status: Manifest, conditions: Mapping[str, Manifest]) -> tuple[str, str] | None:
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return str(scheduled.get("reason", "")), str(scheduled.get("message", ""))[:_MESSAGE]
+    for item in _containers(status):
+        if waiting := (item.get("state") or {}).get("waiting"):
+            return str(waiting.get("reason", "")), str(waiting.get("message") or "")[:_MESSAGE]
+    return None
+
+
+def _phase(status: Manifest) -> Phase:
+    phase = status.get("phase")
+    return cast(Phase, phase) if phase in _PHASES else "Unknown"
+
+
+def _number(text: object) -> int:
+    return int(text) if isinstance(text, str) and text.isdigit() else 0
+
+
+def _time(text: object) -> datetime | None:
+    return datetime.fromisoformat(text) if isinstance(text, str) else None
