@@ -14,6 +14,7 @@ OperatorError
 │   └── UnavailableError       5xx, no answer: retry with delay; the outcome may be unknown
 │       └── ThrottledError        429: all writes pause for as long as the server says
 ├── NameTakenError          a child's name belongs to somebody else: Stalled until it is free
+├── PredecessorError        a child of a deleted object of the same name remains: wait for it
 ├── LeadershipLostError     another process holds the Lease: end without another write
 └── SettingsError           the operator's own settings are wrong: end at start
 """
@@ -121,6 +122,13 @@ class NameTakenError(OperatorError):
         super().__init__(
             f"{kind} {name} exists and belongs to {holder}; delete it or rename this object"
         )
+
+
+class PredecessorError(OperatorError):
+    """The child of a deleted object of the same name is not gone yet."""
+
+    first_delay_seconds = 2.0
+    is_users = True
 
 
 class LeadershipLostError(OperatorError):

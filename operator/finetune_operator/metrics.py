@@ -100,8 +100,21 @@ EXPERIMENT_CHECKPOINT_STEP = Gauge(
     "finetune_experiment_checkpoint_step", "Step of the newest verified checkpoint.", _OBJECT,
     registry=REGISTRY,
 )  # fmt: skip
+EXPERIMENT_FAMILIES = (
+    EXPERIMENT_STATUS,
+    EXPERIMENT_ATTEMPT,
+    EXPERIMENT_RESTARTS,
+    EXPERIMENT_PROGRESS_RATIO,
+    EXPERIMENT_STEP,
+    EXPERIMENT_ETA_SECONDS,
+    EXPERIMENT_LOSS,
+    EXPERIMENT_EVALUATION,
+    EXPERIMENT_CHECKPOINT_STEP,
+)
+"""All families with series per experiment."""
 
 
 def exposition() -> tuple[bytes, str]:
     """Return all metrics in OpenMetrics text, and its content type."""
-    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
+    text: bytes = generate_latest(REGISTRY)  # type: ignore[no-untyped-call]
+    return text, CONTENT_TYPE_LATEST

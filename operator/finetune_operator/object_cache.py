@@ -85,9 +85,14 @@ class ObjectCache:
         entry = self._objects.get(key)
         return (entry.uid, entry.resource_version) if entry else None
 
-    def keys(self) -> frozenset[Key]:
+    def known(self) -> frozenset[Key]:
         """Return the keys of all known objects."""
         return frozenset(self._objects)
+
+    def highest_fence(self) -> int:
+        """Return the highest fencing number that any status carries, 0 if none does."""
+        statuses = (json.loads(entry.text).get("status") or {} for entry in self._objects.values())
+        return max((status.get("fence") or 0 for status in statuses), default=0)
 
     def store_child(self, facts: Manifest) -> Key | None:
         """Remember a child; return its owner's key, None if the labels name no owner."""
@@ -96,7 +101,7 @@ class ObjectCache:
             return None
         metadata = facts["metadata"]
         key = (facts["kind"], metadata["namespace"], metadata["uid"])
-        label = metadata["labels"].get(ATTEMPT_LABEL, "")
+        label = (metadata.get("labels") or {}).get(ATTEMPT_LABEL, "")
         attempt = int(label) if label.isdecimal() else 0
         self._children[key] = Child(key, owner, metadata["name"], attempt, _text(facts))
         self._owned[owner][key] = None

@@ -47,7 +47,7 @@ class WorkQueue:
         self._heap: list[tuple[float, Key]] = []
         self._failures: dict[Key, int] = {}
         self._urgent_served = 0
-        self._is_open = False
+        self._is_open = self._is_closed = False
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -65,15 +65,26 @@ class WorkQueue:
         else:
             self._add_now(key, lane)
 
-    async def take(self) -> Key:
-        """Wait for the next key; its step must end with `finished` or `failed`."""
-        while True:
+    def close(self) -> None:
+        """Hand out nothing more; every waiting worker gets None."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake.set()
+
+    async def take(self) -> Key | None:
+        """Wait for the next key; its step must end with `finished` or `failed`.
+
+        None means that the queue was closed.
+        """
+        while not self._is_closed:
             self._admit_due()
             if self._is_open and (key := self._next()) is not None:
                 self._running.add(key)
                 return key
             self._wake.clear()
             await self._wake.wait()
+        return None
 
     def finished(self, key: Key) -> None:
         """End a step without error: the key's delays begin anew."""

@@ -1,0 +1,180 @@
+"""One step for one key: observe, plan, carry out, report. And the loop of a worker.
+
+The step has no lock, because the queue never runs a key twice at once, and no memory, because
+everything a later step needs stands in the status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+
+import structlog
+
+from finetune_operator import metrics
+from finetune_operator.carrying_out import apply_child
+from finetune_operator.cluster.cluster_protocol import Cluster
+from finetune_operator.cluster.resources import OURS
+from finetune_operator.errors import (
+    ConflictError,
+    CredentialsError,
+    LeadershipLostError,
+    MalformedError,
+    NamespaceEndingError,
+    NameTakenError,
+    OperatorError,
+    RefusedError,
+    UnavailableError,
+)
+from finetune_operator.events import Events
+from finetune_operator.object_cache import ObjectCache
+from finetune_operator.object_series import ObjectSeries
+from finetune_operator.observed import Key, Manifest, Observed, Plan
+from finetune_operator.planners import plan, stalled
+from finetune_operator.status_writes import StatusWrites
+from finetune_operator.work_queue import Lane, WorkQueue
+
+STEP_SECONDS = 30.0
+"""A step that takes longer is ended and repeated."""
+STALLED_REASONS: dict[type[OperatorError], str] = {
+    NameTakenError: "NameTaken",
+    RefusedError: "RefusedByServer",
+    MalformedError: "InternalError",
+}
+"""Errors of carrying out that the user must see in the status, and under which reason."""
+
+log = structlog.get_logger()
+
+
+class Reconciler:
+    """Observe, plan, carry out, report."""
+
+    def __init__(
+        self, cluster: Cluster, gather: Callable[[Key], Awaitable[Observed | None]],
+        cache: ObjectCache, queue: WorkQueue,
+    ) -> None:  # fmt: skip
+        self._cluster, self._gather, self._cache, self._queue = cluster, gather, cache, queue
+        self._events = Events(cluster)
+        self._series = ObjectSeries()
+        self.status_writes = StatusWrites()
+        self.active: set[Key] = set()
+        """active are the keys whose pods are asked for progress."""
+
+    async def work(self) -> None:
+        """Make steps until the queue is closed; raises only what must end the process."""
+        while (key := await self._queue.take()) is not None:
+            started = perf_counter()
+            try:
+                async with asyncio.timeout(STEP_SECONDS):
+                    await self.reconcile(key)
+                self._queue.finished(key)
+            except (CredentialsError, LeadershipLostError, asyncio.CancelledError):
+                self._queue.finished(key)
+                raise
+            except OperatorError as error:
+                await self._repeat(key, error)
+            except TimeoutError:
+                await self._repeat(key, UnavailableError(f"step took over {STEP_SECONDS:.0f} s"))
+            except Exception:
+                log.exception("step failed by a bug", key=key)
+                await self._repeat(key, MalformedError("internal error; see the operator's log"))
+            metrics.RECONCILE_SECONDS.labels(key.kind).observe(perf_counter() - started)
+
+    async def reconcile(self, key: Key) -> None:
+        """Make one step; raises what kept it from being complete."""
+        observed = await self._gather(key)
+        if observed is None:
+            self._forget(key)
+            return
+        decided = plan(observed)
+        self._cache.set_references(key, decided.waits_for)
+        refusal: OperatorError | None = None
+        try:
+            await self._carry_out(observed, decided)
+        except tuple(STALLED_REASONS) as error:
+            refusal = error
+            decided = stalled(observed, STALLED_REASONS[type(error)], str(error))
+        await self._report(observed, decided)
+        if refusal is not None:
+            raise refusal
+        self._follow_up(key, decided)
+
+    async def _carry_out(self, observed: Observed, decided: Plan) -> None:
+        uid = observed.object.metadata.uid
+        for child in decided.apply:
+            await apply_child(self._cluster, child, owner=observed.key, owner_uid=uid)
+        for ref in decided.delete:
+            await self._cluster.delete(ref)
+
+    async def _report(self, observed: Observed, decided: Plan) -> None:
+        """Write the status if it says something new, then post the events that go with it."""
+        key, metadata = observed.key, observed.object.metadata
+        stored = self._stored_status(key)
+        self._series.seen(key, decided.status)
+        verdict = self.status_writes.verdict(key, stored, decided.status, observed.now)
+        if verdict.later_seconds is not None:
+            self._queue.add(key, after_seconds=verdict.later_seconds, lane=Lane.PATIENT)
+        if not verdict.now:
+            return
+        await self._cluster.write_status(
+            key, decided.status, resource_version=metadata.resource_version
+        )
+        self.status_writes.note(key, observed.now)
+        metrics.STATUS_WRITES.labels(key.kind).inc()
+        await self._events.post(key, metadata.uid, decided.events)
+
+    def _follow_up(self, key: Key, decided: Plan) -> None:
+        if decided.pull_progress:
+            self.active.add(key)
+        else:
+            self.active.discard(key)
+        if decided.requeue_seconds is not None:
+            self._queue.add(key, after_seconds=max(decided.requeue_seconds, 0.1))
+
+    async def _repeat(self, key: Key, error: OperatorError) -> None:
+        """Record a failed step and have it repeated at the error's own pace."""
+        share = "user" if error.is_users else error.reason
+        metrics.RECONCILE_ERRORS.labels(key.kind, share).inc()
+        if error.forgets_key:
+            self._queue.finished(key)
+            if isinstance(error, NamespaceEndingError):
+                return
+        elif isinstance(error, ConflictError):
+            log.debug("planned on an old state", key=key, error=str(error))
+        else:
+            log.warning("step failed", key=key, reason=error.reason, error=str(error))
+        await self._read_again(key, error)
+        if not error.forgets_key:
+            self._queue.failed(
+                key,
+                first_delay_seconds=error.first_delay_seconds,
+                least_seconds=getattr(error, "retry_after_seconds", 0.0),
+            )
+
+    async def _read_again(self, key: Key, error: OperatorError) -> None:
+        """Bring the cache up to date after the server said it is behind."""
+        if not (error.forgets_key or isinstance(error, ConflictError)):
+            return
+        try:
+            live = await self._cluster.read(OURS[key.kind], key.namespace, key.name)
+        except OperatorError as trouble:
+            log.info("live read failed", key=key, error=str(trouble))
+            return
+        if live is None:
+            self._forget(key)
+        else:
+            self._cache.store(key, live)
+
+    def _stored_status(self, key: Key) -> Manifest:
+        text = self._cache.text(key)
+        status: Manifest = (json.loads(text).get("status") or {}) if text else {}
+        return status
+
+    def _forget(self, key: Key) -> None:
+        self._cache.forget(key)
+        self.active.discard(key)
+        self.status_writes.forget(key)
+        self._events.forget(key)
+        self._series.forget(key)

@@ -1,0 +1,52 @@
+"""The write budget: a burst, then a rate, then whatever pause the server asks for."""
+
+from __future__ import annotations
+
+from finetune_operator.write_budget import TokenBucket
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_burst_goes_through_and_then_callers_queue_at_the_rate():
+    bucket = TokenBucket(rate=10, burst=3, clock=Clock())
+    waits = [round(bucket.reserve(), 3) for _ in range(6)]
+    assert waits == [0, 0, 0, 0.1, 0.2, 0.3]
+
+
+def test_idle_time_gives_back_no_more_than_the_burst():
+    clock = Clock()
+    bucket = TokenBucket(rate=10, burst=2, clock=clock)
+    bucket.reserve()
+    clock.now += 1000
+    assert [round(bucket.reserve(), 3) for _ in range(3)] == [0, 0, 0.1]
+
+
+def test_a_pause_holds_back_callers_who_have_tokens():
+    clock = Clock()
+    bucket = TokenBucket(rate=10, burst=5, clock=clock)
+    bucket.pause(7)
+    assert bucket.reserve() == 7
+    clock.now += 7
+    assert bucket.reserve() == 0
+
+
+def test_a_shorter_pause_never_cuts_a_longer_one():
+    bucket = TokenBucket(rate=10, burst=5, clock=Clock())
+    bucket.pause(30)
+    bucket.pause(1)
+    assert bucket.reserve() == 30
+
+
+async def test_a_pause_that_comes_while_waiting_is_kept_too():
+    clock = Clock()
+    bucket = TokenBucket(rate=1000, burst=1, clock=clock)
+    bucket.reserve()
+    bucket.pause(0.001)
+    clock.now += 0.001
+    await bucket.take()
+    assert bucket.reserve() > 0
