@@ -24,6 +24,7 @@ MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 FENCE_ANNOTATION = f"{GROUP}/fence"
 PLAN_DIGEST_ANNOTATION = f"{GROUP}/plan-digest"
+OWNER_UID_ANNOTATION = f"{GROUP}/owner-uid"
 
 CONTAINER = "trainer"
 METRICS_PORT = 9400

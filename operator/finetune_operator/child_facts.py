@@ -17,6 +17,7 @@ from finetune_api.names import (
     COMPONENT_LABEL,
     CONTAINER,
     FENCE_ANNOTATION,
+    OWNER_UID_ANNOTATION,
     PLAN_DIGEST_ANNOTATION,
     REVISION_LABEL,
 )
@@ -25,7 +26,7 @@ from finetune_api.run_progress import Progress
 from finetune_operator.observed import ChildRef, JobFacts, Manifest, PodFacts
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
-_ANNOTATIONS = (INDEX_ANNOTATION, PLAN_DIGEST_ANNOTATION, FENCE_ANNOTATION)
+_ANNOTATIONS = (INDEX_ANNOTATION, OWNER_UID_ANNOTATION, PLAN_DIGEST_ANNOTATION, FENCE_ANNOTATION)
 _METADATA = (
     "name",
     "namespace",

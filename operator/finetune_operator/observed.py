@@ -129,6 +129,8 @@ class Observed:
     """references after a live read where the cache had none; None = it does not exist."""
     foreign_names: frozenset[str] = frozenset()
     """foreign_names are child names held by objects that are not ours."""
+    predecessor_pods: int = 0
+    """predecessor_pods of a deleted object of the same name that may still run."""
 
 
 @dataclass(frozen=True)

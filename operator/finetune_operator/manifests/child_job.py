@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.names import CONTAINER
+from finetune_api.names import CONTAINER, OWNER_UID_ANNOTATION
 from finetune_api.run_outcome import EXIT_CODES, FailureClass
 from finetune_operator.manifests.owned import Owner, owned
 from finetune_operator.observed import Manifest
@@ -32,7 +32,13 @@ def child_job(of: Owner, name: str, pod_spec: Manifest, *, pods: int = 1) -> Man
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": _failure_rules()},
-        "template": {"metadata": {"labels": of.labels()}, "spec": pod_spec},
+        "template": {
+            "metadata": {
+                "labels": of.labels(),
+                "annotations": {OWNER_UID_ANNOTATION: of.object.metadata.uid},
+            },
+            "spec": pod_spec,
+        },
     }
     return owned(of, api_version="batch/v1", kind="Job", name=name) | {"spec": spec}
 

@@ -11,6 +11,7 @@ from finetune_api.names import (
 )
 from finetune_api.run_policy import TrainingCompute
 from finetune_operator.child_facts import INDEX_ANNOTATION
+from finetune_operator.manifests.identity import processes_per_node
 from finetune_operator.manifests.job_pod import JobPod, job_pod, resources
 from finetune_operator.manifests.owned import Owner
 from finetune_operator.manifests.quantities import quantity_bytes
@@ -34,11 +35,6 @@ def rank_pod(of: Owner, pod: JobPod, compute: TrainingCompute, policy: Policy) -
     if asked_for := _resources(compute, shared):
         container["resources"] = asked_for
     return spec
-
-
-def processes_per_node(compute: TrainingCompute) -> int:
-    """Return the number of ranks in a pod: one per GPU, or as given for runs on CPU."""
-    return compute.gpus_per_node or compute.processes_per_node or 1
 
 
 def _shared_memory(compute: TrainingCompute) -> str:

@@ -1,0 +1,1 @@
+"""How an attempt becomes objects; pure. One module per engine."""

@@ -1,0 +1,34 @@
+"""The children of a ModelExport's attempt: a ConfigMap and a Job with one pod."""
+
+from __future__ import annotations
+
+from finetune_api.model_export import ModelExport
+from finetune_api.names import export_job as export_job_name
+from finetune_api.run_config import ExportJobConfig
+from finetune_operator.manifests.child_job import child_job
+from finetune_operator.manifests.job_pod import JobPod, job_pod
+from finetune_operator.manifests.owned import Owner
+from finetune_operator.manifests.run_config_map import run_config_map
+from finetune_operator.manifests.storage_mounts import export_mounts, model_mounts, read
+from finetune_operator.observed import Manifest, Policy
+
+
+def export_job(
+    of: Owner, export: ModelExport, config: ExportJobConfig, policy: Policy
+) -> list[Manifest]:
+    """Return ConfigMap and Job that write, verify and publish the artifact."""
+    name, spec = export_job_name(of.name, of.attempt), export.spec
+    mounts = (
+        export_mounts(spec, config.location)
+        | read(config.checkpoint_location)
+        | model_mounts(config.experiment_spec)
+    )
+    pod = JobPod(
+        verb=config.verb,
+        config_map=name,
+        compute=spec.compute,
+        scheduling=spec.scheduling,
+        mounts=mounts,
+        scratch_size=spec.storage.scratch_size,
+    )
+    return [run_config_map(of, name, config), child_job(of, name, job_pod(pod, policy))]

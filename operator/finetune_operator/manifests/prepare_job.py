@@ -1,0 +1,46 @@
+"""The children of an experiment's preparation: a ConfigMap and a Job with one pod, no GPU."""
+
+from __future__ import annotations
+
+from finetune_api.finetune_experiment import FineTuneExperiment
+from finetune_api.names import EXPERIMENT, preparation_job, storage_prefix
+from finetune_api.run_config import PreparationConfig, SnapshotRef
+from finetune_api.storage import Location
+from finetune_operator.manifests.child_job import child_job
+from finetune_operator.manifests.identity import drawn_seed, identity
+from finetune_operator.manifests.job_pod import JobPod, job_pod
+from finetune_operator.manifests.owned import Owner
+from finetune_operator.manifests.run_config_map import run_config_map
+from finetune_operator.manifests.storage_mounts import model_mounts, read, written
+from finetune_operator.observed import Manifest, Policy
+
+
+def prepare_job(
+    of: Owner,
+    experiment: FineTuneExperiment,
+    snapshot: SnapshotRef,
+    location: Location,
+    policy: Policy,
+) -> list[Manifest]:
+    """Return ConfigMap and Job that pin the data, tokenise it and resolve automatic values."""
+    spec, metadata = experiment.spec, experiment.metadata
+    name = preparation_job(of.name, of.revision, of.attempt)
+    seed = spec.training.seed
+    config = PreparationConfig(
+        identity=identity(of),
+        spec=spec,
+        dataset=snapshot,
+        location=location,
+        prefix=storage_prefix(EXPERIMENT, metadata.namespace, metadata.name, metadata.uid),
+        seed=drawn_seed(metadata.uid, of.revision) if seed is None else seed,
+        models_allowed=list(policy.models_allowed),
+    )
+    pod = JobPod(
+        verb=config.verb,
+        config_map=name,
+        compute=spec.compute,
+        scheduling=spec.scheduling,
+        mounts=model_mounts(spec) | read(snapshot.location) | written(location),
+        scratch_size=spec.storage.scratch_size,
+    )
+    return [run_config_map(of, name, config), child_job(of, name, job_pod(pod, policy))]
