@@ -1,0 +1,112 @@
+"""What an export is made of, on local disk and proven: checkpoint, base, prompts, report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.base_model import local_model_folder
+from finetune_trainer.errors import AccessError, ConfigurationError, DataError
+from finetune_trainer.mounts import scratch_folder
+from finetune_trainer.store import (
+    MANIFEST,
+    Manifest,
+    Store,
+    download_verified,
+    open_store,
+    read_manifest,
+)
+from finetune_trainer.token_cache import open_prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from finetune_api.run_config import ExportJobConfig
+    from finetune_api.storage import Location
+
+OPTIMIZER = "optimizer-"
+PROMPTS, TRUNCATION = "prompts.json", "truncation.json"
+
+
+@dataclass(frozen=True)
+class ExportSources:
+    """Local folders of checkpoint and base, and what preparation and report tell."""
+
+    checkpoint: Path
+    base: Path
+    prompts: Sequence[Mapping[str, Any]] = ()
+    truncation: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def export_sources(config: ExportJobConfig) -> ExportSources:
+    """Fetch everything that the export reads; the checkpoint and prompts by digest."""
+    scratch = scratch_folder() / "export"
+    experiment = config.experiment_spec
+    prepared = _prepared(config, scratch / "prepared")
+    truncation = prepared / TRUNCATION
+    return ExportSources(
+        checkpoint=_checkpoint(config, scratch / "checkpoint"),
+        base=local_model_folder(
+            experiment.model, experiment.hub, scratch / "base", config.model.commit
+        ),
+        prompts=open_prompts(prepared),
+        truncation=json.loads(truncation.read_bytes()) if truncation.exists() else {},
+        report=_report(config),
+    )
+
+
+def stored_at(location: Location, uri: str) -> Store:
+    """Return the store of an address below a location."""
+    root = open_store(location)
+    if uri != root.uri and not uri.startswith(f"{root.uri}/"):
+        raise ConfigurationError(f"{uri}: lies outside of {root.uri}; the storage was changed")
+    inside = uri[len(root.uri) :].strip("/")
+    return root.child(inside) if inside else root
+
+
+def _checkpoint(config: ExportJobConfig, folder: Path) -> Path:
+    store = stored_at(config.checkpoint_location, config.checkpoint.uri)
+    if not store.exists(MANIFEST):
+        raise AccessError(
+            f"{store.uri}: the checkpoint is gone; choose another in source.experiment.checkpoint",
+            reason="CheckpointNotFound",
+        )
+    manifest = _pinned(store, config.checkpoint.digest)
+    wanted = [file.name for file in manifest.files if not file.name.startswith(OPTIMIZER)]
+    download_verified(store, manifest, folder, wanted)
+    return folder
+
+
+def _prepared(config: ExportJobConfig, folder: Path) -> Path:
+    store = stored_at(config.checkpoint_location, config.prepared_uri)
+    manifest = _pinned(store, config.prepared_digest)
+    present = {file.name for file in manifest.files}
+    names = [name for name in (PROMPTS, TRUNCATION) if name in present]
+    download_verified(store, manifest, folder, names)
+    return folder
+
+
+def _pinned(store: Store, digest: str) -> Manifest:
+    manifest = read_manifest(store)
+    if manifest.digest != digest:
+        raise DataError(
+            f"{store.uri}: its manifest is {manifest.digest[:19]}…, recorded was {digest[:19]}…; "
+            "restore it, or run the experiment again",
+            reason="DigestMismatch",
+        )
+    return manifest
+
+
+def _report(config: ExportJobConfig) -> dict[str, Any]:
+    """Return the run's report for the card; a card without curve and samples is still a card."""
+    if not config.report_uri:
+        return {}
+    store = stored_at(config.checkpoint_location, config.report_uri.removesuffix("/report.html"))
+    try:
+        report: dict[str, Any] = json.loads(store.read("report.json"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return report
