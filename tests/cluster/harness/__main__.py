@@ -1,15 +1,20 @@
 """Command line of the test cluster: `python3 -m harness up|down|status|build|images|env`."""
 
 import argparse
+import fcntl
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from harness import binaries, cluster, images
 from harness.errors import HarnessError
-from harness.locations import BIN, KUBECONFIG, LOGS, PROMETHEUS
+from harness.locations import BIN, CACHE, KUBECONFIG, LOGS, PROMETHEUS
 from harness.machine import install_packages, require_root
 from harness.object_store import object_store
+
+_READING = ("status", "env")
 
 
 def main() -> int:
@@ -26,12 +31,23 @@ def main() -> int:
     choices = parser.add_subparsers(dest="command", required=True)
     for name, (_, help_text) in commands.items():
         choices.add_parser(name, help=help_text)
+    command = parser.parse_args().command
     try:
-        commands[parser.parse_args().command][0]()
+        with alone() if command not in _READING else nullcontext():
+            commands[command][0]()
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let nobody else change the cluster meanwhile: people and tests share it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def environment() -> dict[str, str]:

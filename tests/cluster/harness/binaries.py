@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.commands import output
 from harness.locations import BIN
-from harness.machine import require_disk, require_go
+from harness.machine import BUILD_GIB, require_disk, require_go
 
 SOURCES = Path(__file__).with_name("binaries")
 KUBERNETES_VERSION = "v1.36.3"
@@ -108,7 +108,7 @@ def build_all() -> None:
 
 def _compile(build: Build) -> None:
     require_go()
-    require_disk()
+    require_disk(BUILD_GIB)
     print(f"building {build.name} (once; kept in {build.folder})", flush=True)
     unfinished = build.folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

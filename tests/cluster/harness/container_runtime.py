@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.commands import output, succeeds
-from harness.errors import CommandError
 from harness.locations import CONTAINERD_ROOT, CONTAINERD_SOCKET, STATE
 from harness.network import CNI_CONFIGURATION, CNI_PLUGINS
 from harness.processes import end, pid_of, start, stop, wait_until
@@ -66,13 +65,18 @@ def has_image(name: str) -> bool:
 def remove_containers() -> None:
     """End every container and forget it, with its network namespace; images stay.
 
-    The kubelet must be down. Without a running containerd only left-over shims are ended.
+    The kubelet must be down. Without a running containerd left-over shims are ended and the
+    namespaces are known from the containers' bundles alone.
     """
+    namespaces = _network_namespaces()
     if pid_of("containerd") is not None:
         for name in ctr("containers", "ls", "-q").split():
-            _remove_container(name)
+            succeeds(*_ctr("tasks", "delete", "--force", name))
+            succeeds(*_ctr("containers", "delete", name))
     for shim in _shims():
         end(shim, grace_seconds=1)
+    for name in namespaces:
+        succeeds("ip", "netns", "delete", name)
 
 
 def stop_container_runtime() -> None:
@@ -86,14 +90,16 @@ def _ctr(*arguments: str | Path) -> tuple[str | Path, ...]:
     return ("ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", *arguments)
 
 
-def _remove_container(name: str) -> None:
-    with suppress(CommandError):
-        namespaces = json.loads(ctr("containers", "info", name))["Spec"]["linux"]["namespaces"]
-        for each in namespaces:
-            if each["type"] == "network" and each.get("path", "").startswith("/var/run/netns/"):
-                succeeds("ip", "netns", "delete", Path(each["path"]).name)
-    succeeds(*_ctr("tasks", "delete", "--force", name))
-    succeeds(*_ctr("containers", "delete", name))
+def _network_namespaces() -> set[str]:
+    found = set()
+    for bundle in _RUNTIME_STATE.glob("io.containerd.runtime.v2.task/k8s.io/*/config.json"):
+        with suppress(OSError, ValueError):
+            specification = json.loads(bundle.read_text(encoding="utf-8"))
+            for each in specification["linux"]["namespaces"]:
+                path = Path(each.get("path", "/"))
+                if each["type"] == "network" and path.parent.name == "netns":
+                    found.add(path.name)
+    return found
 
 
 def _shims() -> list[int]:

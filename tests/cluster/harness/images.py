@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.base_image import base_image
+from harness.commands import output
 from harness.container_runtime import ctr
 from harness.errors import HarnessError
 from harness.image_builder import build_image, image_exists, prune, push_image
 from harness.locations import IMAGES, REGISTRY, REPOSITORY, STATE
-from harness.machine import install_packages, require_disk, require_root
+from harness.machine import IMAGES_GIB, install_packages, require_disk, require_root
 from harness.processes import pid_of, start, stop, wait_for_answer
 
 OPERATOR_IMAGE = "localhost/finetune-operator:dev"
@@ -29,7 +30,7 @@ def load_images() -> None:
     if pid_of("containerd") is None:
         raise HarnessError("the cluster is down; start it with `up` first")
     if not image_exists(TRAINER_IMAGE):
-        require_disk()
+        require_disk(IMAGES_GIB)
     arguments = {"BASE_IMAGE": base_image(), "UV_CACHE_DIR": "/var/cache/uv"}
     with _registry():
         for name, recipe in _RECIPES.items():
@@ -61,16 +62,18 @@ def _forget_old_images() -> None:
 
 @contextmanager
 def _registry() -> Iterator[None]:
-    """Run a registry with the layers of earlier builds."""
-    configuration = STATE / "registry.json"
+    """Run a registry with the layers of the last builds; what those no longer name is removed."""
+    configuration, layers = STATE / "registry.json", IMAGES / "registry"
     content = {
         "version": "0.1",
         "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(IMAGES / "registry")}},
+        "storage": {"filesystem": {"rootdirectory": str(layers)}},
         "http": {"addr": REGISTRY},
     }
     configuration.write_text(json.dumps(content), encoding="utf-8")
     stop("registry")
+    if layers.exists():
+        output("docker-registry", "garbage-collect", "--delete-untagged", configuration)
     start("registry", ["docker-registry", "serve", configuration])
     try:
         wait_for_answer("registry", f"http://{REGISTRY}/v2/")

@@ -4,6 +4,7 @@ One masquerading rule of our own replaces the CNI plugin's rule per pod: `down` 
 all of it without asking a runtime that may already be dead.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -14,6 +15,10 @@ CNI_CONFIGURATION = STATE / "cni"
 CNI_PLUGINS = Path("/usr/lib/cni")
 _MASQUERADE = ("POSTROUTING", "-s", POD_NETWORK, "!", "-d", POD_NETWORK, "-j", "MASQUERADE")
 _FORWARDED = (("FORWARD", "-i", BRIDGE, "-j", "ACCEPT"), ("FORWARD", "-o", BRIDGE, "-j", "ACCEPT"))
+
+_FAMILIES = ("iptables", "ip6tables")
+_KUBELET_CHAINS = ("KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT")
+"""What the kubelet makes and nothing removes; kube-proxy has a cleanup of its own."""
 
 
 def raise_bridge() -> None:
@@ -32,10 +37,19 @@ def raise_bridge() -> None:
 def remove_bridge() -> None:
     """Remove rules and bridge, and with it the host side of every pod's link."""
     for table, rule in (("nat", _MASQUERADE), *(("filter", rule) for rule in _FORWARDED)):
-        while succeeds("iptables", "-w", "-t", table, "-D", *rule):
-            pass
+        _delete(table, rule)
+    for family, table in itertools.product(_FAMILIES, ("filter", "nat", "mangle")):
+        for base in ("INPUT", "OUTPUT"):
+            _delete(table, (base, "-j", "KUBE-FIREWALL"), family)
+        for chain, verb in itertools.product(_KUBELET_CHAINS, ("-F", "-X")):
+            succeeds(family, "-w", "-t", table, verb, chain)
     if Path(f"/sys/class/net/{BRIDGE}").exists():
         output("ip", "link", "delete", BRIDGE)
+
+
+def _delete(table: str, rule: tuple[str, ...], family: str = "iptables") -> None:
+    while succeeds(family, "-w", "-t", table, "-D", *rule):
+        pass
 
 
 def _ensure(table: str, rule: tuple[str, ...]) -> None:

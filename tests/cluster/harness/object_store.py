@@ -7,7 +7,6 @@ tests are made of, so that "a claim backed by S3" is one.
 
 import json
 import secrets
-import subprocess
 import threading
 import time
 import urllib.request
@@ -17,19 +16,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.binaries import program
-from harness.commands import output
+from harness.bucket_mount import mount_bucket
 from harness.kubectl import apply
 from harness.locations import (
     BUCKET,
     BUCKETS,
     FAULTY_S3_ENDPOINT,
-    MOUNT,
     REGION,
     S3_ENDPOINT,
     STATE,
     TOXIPROXY,
 )
-from harness.processes import start, wait_for_answer, wait_until
+from harness.processes import start, wait_for_answer
 
 PROCESSES = ("toxiproxy", "versitygw")
 _CREDENTIALS = STATE / "s3.json"
@@ -75,7 +73,7 @@ def start_object_store() -> None:
     wait_for_answer("toxiproxy", f"{TOXIPROXY}/version")
     proxy = {"name": "s3", "listen": FAULTY_S3_ENDPOINT.removeprefix("http://"), "upstream": listen}
     _proxy_api("/proxies", {**proxy, "enabled": True})
-    _mount(store)
+    mount_bucket(store.endpoint, f"{store.access_key}:{store.secret_key}")
 
 
 def s3_secret(
@@ -125,11 +123,6 @@ def outage_for(seconds: float) -> threading.Thread:
     return thread
 
 
-def unmount() -> None:
-    """Take the bucket's mount away, also when its process has died."""
-    subprocess.run(["umount", "--lazy", str(MOUNT)], check=False, capture_output=True)
-
-
 def _new_store() -> ObjectStore:
     keys = {"access_key": secrets.token_hex(10), "secret_key": secrets.token_hex(20)}
     addresses = {"endpoint": S3_ENDPOINT, "faulty_endpoint": FAULTY_S3_ENDPOINT}
@@ -137,20 +130,6 @@ def _new_store() -> ObjectStore:
     _CREDENTIALS.touch(mode=0o600)
     _CREDENTIALS.write_text(json.dumps(asdict(store)), encoding="utf-8")
     return store
-
-
-def _mount(store: ObjectStore) -> None:
-    passwords = STATE / "s3fs.password"
-    passwords.touch(mode=0o600)
-    passwords.write_text(f"{store.access_key}:{store.secret_key}\n", encoding="utf-8")
-    MOUNT.mkdir(parents=True, exist_ok=True)
-    options = (
-        f"url={store.endpoint},use_path_request_style,passwd_file={passwords},endpoint={REGION},"
-        # Objects that arrive by S3 must be seen at once.
-        "allow_other,umask=000,stat_cache_expire=1"
-    )
-    output("s3fs", store.bucket, MOUNT, "-o", options)
-    wait_until("the bucket's mount", MOUNT.is_mount, timeout=20)
 
 
 def _proxy_api(path: str, body: dict[str, object]) -> None:
