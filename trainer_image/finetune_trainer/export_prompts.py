@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from finetune_api.training_settings import Template
+from finetune_trainer.chat_template import chosen_template
+from finetune_trainer.encode import SUPERVISED, Encoder
 from finetune_trainer.export_artifact import Prompting
 from finetune_trainer.export_gate import Questions
+from finetune_trainer.text_tokenizer import text_tokenizer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from finetune_api.run_config import ExportJobConfig
     from finetune_trainer.export_sources import ExportSources
 
@@ -33,11 +35,13 @@ FIXED = (
 
 def questions(config: ExportJobConfig, sources: ExportSources) -> Questions:
     """Return ten prompts whose logits are compared, and the prompts that are answered."""
-    tokenizer = base_tokenizer(sources.base)
+    encoder = trained_encoder(config, sources)
     validation = [list(map(int, prompt["tokens"])) for prompt in sources.prompts]
-    fixed = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in FIXED]
+    fixed = [encoder.tokenizer.ids(text) for text in FIXED]
+    system = config.experiment_spec.prompt.system
+    before = [{"role": "system", "content": system}] if system else []
     own = [
-        rendered(tokenizer, text, config.plan.template)
+        encoder.tokenizer.ids(encoder.context([*before, {"role": "user", "content": text}]))
         for text in config.spec.verification.prompts or ()
     ]
     compared = [ids[:LONGEST] for ids in [*validation, *fixed] if ids][:COMPARED]
@@ -46,17 +50,30 @@ def questions(config: ExportJobConfig, sources: ExportSources) -> Questions:
 
 def exported_prompting(config: ExportJobConfig, sources: ExportSources) -> Prompting:
     """Return the template that training used, if it is not the base's own, and the end tokens."""
-    tokenizer = base_tokenizer(sources.base)
-    return Prompting(chat_template=None, end_tokens=[tokenizer.eos_token_id])
+    encoder = trained_encoder(config, sources)
+    template, begins = encoder.template, encoder.tokenizer.special.begin_is_added
+    own = template.name == Template.MODEL.value
+    begin = "{{ bos_token }}" if begins else ""
+    return Prompting(
+        chat_template=None if own else template.source.replace("{{ begin_token }}", begin),
+        end_tokens=end_tokens(encoder),
+    )
 
 
-def base_tokenizer(base: Path) -> Any:
-    """Return the tokenizer of a local folder."""
-    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
+def trained_encoder(config: ExportJobConfig, sources: ExportSources) -> Encoder:
+    """Return the encoder of the training: the base's tokenizer and the recorded template."""
+    tokenizer = text_tokenizer(sources.base)
+    wanted = Template(config.plan.template)
+    return Encoder(tokenizer, chosen_template(wanted, tokenizer.chat_template, tokenizer.special))
 
-    return AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
 
-
-def rendered(tokenizer: Any, text: str, template: str) -> list[int]:
-    """Return an own prompt as the first turn of a user."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def end_tokens(encoder: Encoder) -> list[int]:
+    """Return the token that ended every answer in training, then the tokenizer's end token."""
+    exchange = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    sample = next(encoder.encoded(encoder.renderings(exchange)))
+    special, backend = encoder.tokenizer.special, encoder.tokenizer.backend
+    last = sample.ids[max(at for at, flag in enumerate(sample.flags) if flag & SUPERVISED)]
+    known = {*special.all, special.end} - {""}
+    found = [last] if sample.ends and backend.id_to_token(last) in known else []
+    end = backend.token_to_id(special.end) if special.end else None
+    return list(dict.fromkeys([*found, *([] if end is None else [end])]))

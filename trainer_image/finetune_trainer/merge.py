@@ -64,7 +64,7 @@ class SafetensorsFolder(Mapping[str, torch.Tensor]):
 
     def __init__(self, folder: Path) -> None:
         files = sorted({str(folder / name) for name in _weight_files(folder)})
-        self._open = [safe_open(file, framework="pt") for file in files]
+        self._open: list[Any] = [safe_open(file, framework="pt") for file in files]
         self._places = {name: file for file in self._open for name in file.keys()}  # noqa: SIM118
 
     def __getitem__(self, name: str) -> torch.Tensor:

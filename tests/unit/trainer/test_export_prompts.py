@@ -1,0 +1,79 @@
+"""An exported model is spoken to as in training: same ids, same end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from finetune_trainer.artifact_files import generation_config, tokenizer_files
+from finetune_trainer.export_prompts import (
+    exported_prompting,
+    questions,
+    trained_encoder,
+)
+from finetune_trainer.export_sources import ExportSources
+from unit.trainer.export_ground import PLAN, ExportGround
+
+EXCHANGE = [
+    {"role": "system", "content": "short"},
+    {"role": "user", "content": "what is one"},
+    {"role": "assistant", "content": "two"},
+]
+OWN_TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture
+def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExportGround:
+    monkeypatch.setenv("FINETUNE_CLAIMS_DIR", str(tmp_path / "claims"))
+    return ExportGround(tmp_path, method="Model")
+
+
+def config_and_sources(ground: ExportGround, template: str, spec: dict | None = None):
+    if template == "Model":
+        (ground.base / "chat_template.jinja").write_text(OWN_TEMPLATE)
+    config = ground.config(spec, plan=PLAN | {"template": template})
+    return config, ExportSources(checkpoint=ground.base, base=ground.base)
+
+
+@pytest.mark.parametrize("template", ["Raw", "ChatML", "Model"])
+def test_the_exported_tokenizer_renders_and_encodes_like_training(
+    ground: ExportGround, tmp_path: Path, template: str
+):
+    config, sources = config_and_sources(ground, template)
+    encoder = trained_encoder(config, sources)
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    for name, content in tokenizer_files(
+        ground.base, exported_prompting(config, sources).chat_template
+    ):
+        (exported / name).write_bytes(content)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    for messages, prompt in ((EXCHANGE, False), (EXCHANGE[:2], True)):
+        text = encoder.template.render(messages, prompt=prompt)
+        ids = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=prompt, return_dict=False
+        )
+        assert ids == encoder.tokenizer.ids(text)
+
+
+def test_generation_ends_where_training_ended_answers(ground: ExportGround):
+    config, sources = config_and_sources(ground, "Raw")
+    ends = exported_prompting(config, sources).end_tokens
+    assert ends == [AutoTokenizer.from_pretrained(ground.base).eos_token_id]
+    assert json.loads(generation_config(ground.base, ends))["eos_token_id"] == ends[0]
+
+
+def test_own_prompts_are_asked_the_way_training_asked(ground: ExportGround):
+    spec = {"verification": {"prompts": ["what is two"]}}
+    config, sources = config_and_sources(ground, "ChatML", spec)
+    tokenizer = AutoTokenizer.from_pretrained(ground.base)
+    asked = questions(config, sources)
+    text = "<|im_start|>user\nwhat is two<|im_end|>\n<|im_start|>assistant\n"
+    assert asked.samples == [tokenizer(text, add_special_tokens=False)["input_ids"]]
+    assert len(asked.prompts) == 10
