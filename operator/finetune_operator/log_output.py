@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -23,8 +23,8 @@ QUIET = ("kopf", "kubernetes", "aiohttp", "asyncio")
 Line = MutableMapping[str, Any]
 
 
-def configure(level: str) -> None:
-    """Send everything through one chain; call once, before the first message."""
+def configure(level: str, stream: TextIO | None = None) -> None:
+    """Send everything through one chain to `stream`; call once, before the first message."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -39,7 +39,7 @@ def configure(level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

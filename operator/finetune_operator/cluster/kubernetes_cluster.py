@@ -88,7 +88,7 @@ class KubernetesCluster:
                     "GET", _path(resource, scope), query=_set(query), accept=accept
                 )
                 facts = part["metadata"]
-                items = [_typed(item, resource) for item in part["items"]]
+                items = [_typed(item, resource) for item in part["items"] or ()]
                 yield Page(items, facts["resourceVersion"])
                 query["continue"] = facts.get("continue", "")
                 if not query["continue"]:
