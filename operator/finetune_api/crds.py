@@ -145,19 +145,22 @@ _OBJECT_RULES = (
     {
         "rule": "size(self.metadata.name) <= 40 "
         "&& self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "message": "metadata.name begins with a letter, holds a-z, 0-9 and inner '-', and has at "
-        "most 40 characters",
+        "message": "names begin with a letter, hold a-z, 0-9 and inner '-', and have at most 40 "
+        "characters",
+        "fieldPath": ".metadata.name",
     },
     {
         "rule": f"{_NO_ATTEMPT_BEFORE} || (has(self.status) && has(self.status.attempt) "
         "&& has(self.status.attempt.number) "
         "&& self.status.attempt.number >= oldSelf.status.attempt.number)",
-        "message": "status.attempt.number never goes down",
+        "message": "the number of the attempt never goes down",
+        "fieldPath": ".status.attempt.number",
     },
     {
         "rule": "!has(oldSelf.status) || !has(oldSelf.status.fence) || !has(self.status) "
         "|| !has(self.status.fence) || self.status.fence >= oldSelf.status.fence",
-        "message": "status.fence never goes down",
+        "message": "an operator that was replaced must not write",
+        "fieldPath": ".status.fence",
     },
     {
         "rule": "!has(oldSelf.status) || !has(oldSelf.status.conditions) "
@@ -166,6 +169,7 @@ _OBJECT_RULES = (
         "|| self.status.revision != oldSelf.status.revision)) || (has(self.status.conditions) "
         f"&& self.status.conditions.exists(c, {_COMPLETE}))))",
         "message": "condition Complete stays True within a revision",
+        "fieldPath": ".status.conditions",
     },
 )
 
@@ -223,7 +227,7 @@ def _object_schema(kind: str, served: ServedKind) -> Schema:
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": spec,
             "status": status,
         },

@@ -144,7 +144,7 @@ def _settle_map_keys(schema: Schema) -> None:
     shortest, longest = keys.get("minLength", 0), keys["maxLength"]
     rule = {
         "rule": f"self.all(key, key.size() >= {shortest} && key.size() <= {longest})",
-        "message": f"keys have {shortest} to {longest} characters",
+        "message": f"names in this map have {shortest} to {longest} characters",
     }
     schema[RULES] = [*schema.get(RULES, []), rule]
 

@@ -10,14 +10,17 @@ from finetune_api.crds import SERVED_KINDS, schema_of
 from finetune_api.names import API_VERSION
 from finetune_api.structural_schema import Schema
 from finetune_operator.cluster.cel_rules import broken_rules
-from finetune_operator.cluster.schema_findings import schema_findings
+from finetune_operator.cluster.schema_findings import child_schema, schema_findings
 from finetune_operator.errors import RefusedError
 from finetune_operator.observed import Manifest
 
-_METADATA = {
-    *("name", "namespace", "labels", "annotations", "generateName", "uid", "resourceVersion"),
-    *("generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
-    *("finalizers", "ownerReferences", "managedFields", "selfLink"),
+_METADATA: dict[str, Schema] = {
+    name: {}
+    for name in (
+        *("name", "namespace", "labels", "annotations", "generateName", "uid", "resourceVersion"),
+        *("generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+        *("finalizers", "ownerReferences", "managedFields", "selfLink"),
+    )
 }
 
 
@@ -37,7 +40,7 @@ def admit(manifest: Manifest, old: Manifest | None = None) -> Manifest:
     """
     schema = _served_schema(manifest)
     problems = _unknown_fields(manifest, schema, "") + _metadata_problems(manifest)
-    candidate = _without_nulls(deepcopy(manifest), schema)
+    candidate = _as_decoded(deepcopy(manifest), schema)
     candidate.pop("status", None)
     if old is not None and "status" in old:
         candidate["status"] = deepcopy(old["status"])
@@ -49,7 +52,7 @@ def admit_status(status: Manifest, old: Manifest) -> Manifest:
     schema = _served_schema(old)
     candidate = deepcopy({**old, "status": status})
     problems = _unknown_fields(candidate, schema, "")
-    return _admitted(_without_nulls(candidate, schema), old, schema, problems)
+    return _admitted(_as_decoded(candidate, schema), old, schema, problems)
 
 
 def _admitted(
@@ -79,16 +82,12 @@ def _metadata_problems(manifest: Manifest) -> list[str]:
         return ["metadata.name: is missing; give the object a name"]
     if not isinstance(metadata["name"], str):
         return ["metadata.name: must be text; put it into quotes"]
-    problems = [
-        f"metadata.{name}: unknown field{_suggestion(name, _METADATA)}"
-        for name in metadata
-        if name not in _METADATA
+    return [
+        f"metadata.{name}[{key}]: must be text; put it into quotes"
+        for name in ("labels", "annotations")
+        for key, value in (metadata.get(name) or {}).items()
+        if not isinstance(value, str)
     ]
-    for name in ("labels", "annotations"):
-        for key, value in (metadata.get(name) or {}).items():
-            if not isinstance(value, str):
-                problems.append(f"metadata.{name}[{key}]: must be text; put it into quotes")
-    return problems
 
 
 def _unknown_fields(value: Any, schema: Schema, path: str) -> list[str]:
@@ -99,7 +98,7 @@ def _unknown_fields(value: Any, schema: Schema, path: str) -> list[str]:
             for index, item in enumerate(value)
         ]
         return [problem for problems in found for problem in problems]
-    known = schema.get("properties")
+    known = _METADATA if path == "metadata" else schema.get("properties")
     if not isinstance(value, dict) or known is None:
         return []
     problems = []
@@ -118,18 +117,25 @@ def _suggestion(name: str, known: Any) -> str:
     return f"; did you mean {lowered[near[0]]}?" if near else "; remove it"
 
 
-def _without_nulls(value: Any, schema: Schema) -> Any:
-    """Drop fields that are null: the server takes them as absent."""
-    if isinstance(value, list) and "items" in schema:
-        return [_without_nulls(item, schema["items"]) for item in value]
-    if not isinstance(value, dict) or "properties" not in schema:
-        return value
-    properties = schema["properties"]
-    return {
-        name: _without_nulls(child, properties.get(name, {}))
-        for name, child in value.items()
-        if child is not None or name not in properties
-    }
+def _as_decoded(value: Any, schema: Schema) -> Any:
+    """Drop fields that are null and read numbers as the server does.
+
+    A whole number may have a point; beyond 64 bits it is none.
+    """
+    if isinstance(value, list):
+        return [_as_decoded(item, schema.get("items", {})) for item in value]
+    if isinstance(value, dict):
+        fields = {name: child_schema(schema, name) for name in value}
+        return {
+            name: _as_decoded(child, fields[name])
+            for name, child in value.items()
+            if child is not None or not fields[name]
+        }
+    if schema.get("type") == "integer" and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return float(value)
+    return value
 
 
 def _set_defaults(value: Any, schema: Schema) -> None:

@@ -60,7 +60,7 @@ def field_path(parts: list[str | int]) -> str:
 def _sentence(error: jsonschema_rs.ValidationError, schema: Schema) -> str:
     path, value, node = list(error.instance_path), error.instance, schema
     for part in path:
-        node = _child(node, part)
+        node = child_schema(node, part)
     keyword = error.kind.name
     if keyword == "required":
         return (
@@ -69,7 +69,8 @@ def _sentence(error: jsonschema_rs.ValidationError, schema: Schema) -> str:
     return f"{field_path(path)}: {_violation(keyword, value, node)}"
 
 
-def _child(schema: Schema, part: str | int) -> Schema:
+def child_schema(schema: Schema, part: str | int) -> Schema:
+    """Return the schema of a field, map entry or list item; {} where there is none."""
     child: Schema = (
         schema.get("items", {})
         if isinstance(part, int)
@@ -153,7 +154,7 @@ def _repeated_keys(value: Any, schema: Schema, path: str) -> Iterator[str]:
     if isinstance(value, dict):
         for name, child in value.items():
             child_path = f"{path}.{name}" if path else str(name)
-            yield from _repeated_keys(child, _child(schema, name), child_path)
+            yield from _repeated_keys(child, child_schema(schema, name), child_path)
     if not isinstance(value, list):
         return
     seen = set()

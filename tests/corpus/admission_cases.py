@@ -1,0 +1,10 @@
+"""All cases of admission."""
+
+from __future__ import annotations
+
+from corpus.change_cases import CHANGE_CASES
+from corpus.dataset_cases import DATASET_CASES
+from corpus.experiment_cases import EXPERIMENT_CASES
+from corpus.export_cases import EXPORT_CASES
+
+ADMISSION_CASES = [*DATASET_CASES, *EXPERIMENT_CASES, *EXPORT_CASES, *CHANGE_CASES]
