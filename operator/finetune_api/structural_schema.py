@@ -74,7 +74,7 @@ class _Translation:
         for key in _DROPPED:
             schema.pop(key, None)
         _settle_keywords(schema)
-        _settle_map_keys(schema)
+        _settle_map_keys(schema, path)
         if "properties" in schema:
             _settle_property_names(schema, path)
             schema["properties"] = {
@@ -134,13 +134,13 @@ def _settle_keywords(schema: Schema) -> None:
         del schema["additionalProperties"]
 
 
-def _settle_map_keys(schema: Schema) -> None:
+def _settle_map_keys(schema: Schema, path: str) -> None:
     """State the bounds of a map's keys as a rule: a structural schema has no propertyNames."""
-    keys = schema.pop("propertyNames", None)
-    if not keys:
+    keys = schema.pop("propertyNames", {})
+    if "additionalProperties" not in schema:
         return
     if "maxLength" not in keys:
-        raise SchemaError("keys of a map are texts without a bound; give them max_length")
+        raise SchemaError(f"{path}: keys of a map without a bound; give them max_length")
     shortest, longest = keys.get("minLength", 0), keys["maxLength"]
     rule = {
         "rule": f"self.all(key, key.size() >= {shortest} && key.size() <= {longest})",

@@ -91,7 +91,7 @@ def _files(path: Path) -> list[Path]:
 def _documents(origin: str, text: str, problems: list[str]) -> Iterator[Document]:
     try:
         values = list(yaml.load_all(text, Loader=_Loader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         problems.append(f"{origin}: {_reading_problem(error)}")
         return
     for number, value in enumerate(values, start=1):
@@ -125,7 +125,7 @@ def _identity_problem(document: Document, earlier: list[Document]) -> str | None
     return None
 
 
-def _reading_problem(error: yaml.YAMLError) -> str:
+def _reading_problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     line = f"line {mark.line + 1}: " if mark else ""
     return f"{line}{getattr(error, 'problem', None) or error}"
@@ -161,12 +161,12 @@ def _integer(_: _Loader, node: yaml.ScalarNode) -> int:
 
 
 def _number(_: _Loader, node: yaml.ScalarNode) -> int | float:
-    value = float(node.value)
-    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN
+    if not any(character.isdigit() for character in node.value):
         raise yaml.constructor.ConstructorError(
             problem=f"{node.value} is no number that JSON has; write a finite one",
             problem_mark=node.start_mark,
         )
+    value = float(node.value)
     return int(value) if value.is_integer() and abs(value) < _LARGEST_EXACT else value
 
 
