@@ -102,7 +102,8 @@ def bars(histogram: Histogram) -> list[Bar]:
         tall = HEIGHT * count / tallest
         label = f"{span} {histogram.unit}: {count:,} records ({count / total:.1%})"
         width = max(step - 2, 1)
-        drawn.append(Bar(place * step + 1, HEIGHT - tall, width, max(tall, 1), label))
+        shown = max(tall, 1.5) if count else 0
+        drawn.append(Bar(place * step + 1, HEIGHT - shown, width, shown, label))
     return drawn
 
 

@@ -10,7 +10,7 @@ from math import ceil
 from finetune_api.dataset import Lengths
 from finetune_trainer.record import Record
 
-BINS = 24
+BINS, FEWEST_BINS = 24, 10
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def histogram(title: str, unit: str, values: Sequence[int]) -> Histogram:
     ordered = sorted(values)
     top = max(1, quantile(ordered, 0.99))
     width = max(1, ceil((top + 1) / BINS))
-    bins = top // width + 1
+    bins = max(top // width + 1, FEWEST_BINS)
     counted = Counter(min(value // width, bins - 1) for value in values)
     return Histogram(
         title=title,

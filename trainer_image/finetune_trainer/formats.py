@@ -80,7 +80,7 @@ def _json_row(content: bytes, name: str, number: int, line: int) -> Row | Proble
 
 def _json_fault(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.pos + 1}"
+        return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
     return "nested too deeply or not JSON"
 
 

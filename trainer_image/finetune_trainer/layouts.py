@@ -140,14 +140,7 @@ def text_cell(cells: Mapping[str, Any], column: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    kinds = {
-        bool: "true or false",
-        int: "numbers",
-        float: "numbers",
-        list: "lists",
-        dict: "objects",
-    }
-    return kinds.get(type(value), type(value).__name__)
+    return KINDS.get(type(value), type(value).__name__)
 
 
 LAYOUTS: dict[Layout, LayoutReader] = {

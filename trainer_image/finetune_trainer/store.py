@@ -38,6 +38,7 @@ __all__ = [
     "free_folder",
     "open_store",
     "read_manifest",
+    "store_at",
     "verify",
     "write_manifest",
 ]
@@ -84,6 +85,15 @@ def open_store(location: Location, prefix: str = "") -> Store:
     else:
         raise ConfigurationError("storage: no volumeClaim and no s3; set one of them")
     return store.child(prefix) if prefix else store
+
+
+def store_at(location: Location, uri: str) -> Store:
+    """Return the store of an address below a location; raise ConfigurationError for another."""
+    root = open_store(location)
+    if uri != root.uri and not uri.startswith(f"{root.uri}/"):
+        raise ConfigurationError(f"{uri}: lies outside of {root.uri}; the storage was changed")
+    inside = uri[len(root.uri) :].strip("/")
+    return root.child(inside) if inside else root
 
 
 def free_folder(store: Store, name: str) -> Store:
