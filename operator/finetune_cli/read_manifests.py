@@ -5,6 +5,7 @@ PyYAML's own loader reads 1e-4 as text, 1:30 as a number and the last of two equ
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -152,6 +153,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
     return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
 
 
+def _boolean(_: _Loader, node: yaml.ScalarNode) -> bool:
+    return node.value.lower() in ("y", "yes", "true", "on")
+
+
 def _integer(_: _Loader, node: yaml.ScalarNode) -> int:
     text = node.value.replace("_", "").lower()
     sign, digits = (text[0], text[1:]) if text[0] in "+-" else ("", text)
@@ -161,12 +166,13 @@ def _integer(_: _Loader, node: yaml.ScalarNode) -> int:
 
 
 def _number(_: _Loader, node: yaml.ScalarNode) -> int | float:
-    if not any(character.isdigit() for character in node.value):
+    text = node.value.replace("_", "").lower()
+    value = math.nan if text.endswith(("inf", "nan")) else float(text)
+    if not math.isfinite(value):
         raise yaml.constructor.ConstructorError(
             problem=f"{node.value} is no number that JSON has; write a finite one",
             problem_mark=node.start_mark,
         )
-    value = float(node.value)
     return int(value) if value.is_integer() and abs(value) < _LARGEST_EXACT else value
 
 
@@ -174,12 +180,13 @@ _RESOLVED = {
     "bool": r"y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF",
     "null": r"~|null|Null|NULL|",
     "int": r"[-+]?(?:0|[1-9][0-9_]*|0[0-7_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)",
-    "float": r"[-+]?(?:[.][0-9]+|[0-9]+(?:[.][0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    "float": r"[-+]?(?:[.][0-9]+|[0-9][0-9_]*(?:[.][0-9_]*)?)(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?[.](?:inf|Inf|INF)|[.](?:nan|NaN|NAN)",
     "merge": r"<<",
 }
 for _name, _form in _RESOLVED.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_form})\Z"), None)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _boolean)
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
