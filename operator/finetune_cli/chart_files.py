@@ -1,4 +1,4 @@
-"""The generated files of the Helm chart: CRD templates, rules of the roles, schema of the values."""
+"""The generated files of the Helm chart: CRDs, rules of the roles, schema of the values."""
 
 from __future__ import annotations
 

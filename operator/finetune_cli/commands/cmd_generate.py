@@ -6,12 +6,14 @@ from pathlib import Path
 
 from finetune_api.crds import crds
 from finetune_api.names import PLURALS
+from finetune_cli.chart_files import chart_files
 from finetune_cli.write_manifests import manifest_yaml
 
 
 def generated_files() -> dict[str, str]:
     """Return the text of each generated file by its path below the repository."""
-    return {f"crds/{PLURALS[kind]}.yaml": manifest_yaml(crd) for kind, crd in crds().items()}
+    plain = {f"crds/{PLURALS[kind]}.yaml": manifest_yaml(crd) for kind, crd in crds().items()}
+    return plain | chart_files()
 
 
 def generate(target_dir: Path) -> list[Path]:
