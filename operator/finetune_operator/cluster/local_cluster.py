@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,16 +61,42 @@ class LocalCluster:
         self.events: list[Callable[[Manifest], None]] = []
         """events are called with every Kubernetes Event that is posted."""
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the work directory for this process alone; raises WorkDirectoryBusyError."""
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        with (self.work_dir / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise WorkDirectoryBusyError(
+                    f"{self.work_dir}: another finetune run uses this work directory; "
+                    "wait for it, or choose another --work-dir"
+                ) from error
+            yield
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run Jobs inside the block; at its end all processes are killed."""
-        with _exclusive(self.work_dir):
-            task = asyncio.create_task(self.jobs.run())
-            try:
-                yield
-            finally:
-                task.cancel()
-                await asyncio.wait([task])
+        task = asyncio.create_task(self.jobs.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def check(self, manifest: Manifest) -> Manifest:
+        """Return what `submit` would store; raises AdmissionError with all problems."""
+        given = deepcopy(manifest)
+        given["metadata"].setdefault("namespace", NAMESPACE)
+        old = self.objects.read(object_key(given))
+        if old is not None:
+            kept = ("uid", "generation", "creationTimestamp", "resourceVersion")
+            given["metadata"] |= {name: old["metadata"][name] for name in kept}
+        admitted = admit(given, old)
+        if problems := _without_effect_here(admitted["spec"]):
+            raise AdmissionError(problems)
+        return admitted
 
     def submit(self, manifest: Manifest) -> str:
         """Take a user's manifest as `kubectl apply` would; raises AdmissionError.
@@ -78,20 +104,11 @@ class LocalCluster:
         Returns created, configured or unchanged. A suspension that came from outside the
         manifest, by Ctrl-C, ends with it.
         """
-        given = deepcopy(manifest)
-        given["metadata"].setdefault("namespace", NAMESPACE)
-        key = object_key(given)
-        old = self.objects.read(key)
-        if old is not None:
-            kept = ("uid", "generation", "creationTimestamp", "resourceVersion")
-            given["metadata"] |= {name: old["metadata"][name] for name in kept}
-        admitted = admit(given, old)
-        if problems := _without_effect_here(admitted["spec"]):
-            raise AdmissionError(problems)
-        if old is None:
+        admitted = self.check(manifest)
+        if "uid" not in admitted["metadata"]:
             self.objects.create(admitted)
             return "created"
-        version = old["metadata"]["resourceVersion"]
+        version = admitted["metadata"]["resourceVersion"]
         newer = self.objects.replace(admitted)
         return "unchanged" if newer["metadata"]["resourceVersion"] == version else "configured"
 
@@ -220,25 +237,3 @@ def _selects(labels: str, item: Manifest) -> bool:
     wanted = dict(part.split("=", 1) for part in labels.split(",") if part)
     found = item["metadata"].get("labels") or {}
     return all(found.get(name) == value for name, value in wanted.items())
-
-
-class _exclusive:  # noqa: N801 - used as a statement
-    """Holds the work directory for this process alone."""
-
-    def __init__(self, work_dir: Path) -> None:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        self._path = work_dir / "lock"
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise WorkDirectoryBusyError(
-                f"{self._path.parent}: another finetune run uses this work directory; "
-                "wait for it, or choose another --work-dir"
-            ) from error
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()

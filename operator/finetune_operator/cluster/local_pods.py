@@ -82,6 +82,7 @@ class LocalPod:
         finally:
             stopper.cancel()
             self._kill()
+            await self._process.wait()
         return local_pod_status.ended(code, _last_word(root))
 
     def _kill(self) -> None:

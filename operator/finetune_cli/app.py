@@ -1,0 +1,81 @@
+"""The command tree of `finetune`, which is also `kubectl finetune`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+MANIFESTS = click.option(
+    "-f", "--filename", "paths", multiple=True, required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File or folder with manifests; may be given more than once.",
+)  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Fine-tune language models from three kinds of manifests.
+
+    \b
+    Dataset              what data, how it is checked and split
+    FineTuneExperiment   which model learns from it, and how
+    ModelExport          where the result is published
+
+    The same manifests run on this machine (finetune run) and in a cluster (kubectl apply).
+    """
+
+
+@cli.command("run")
+@MANIFESTS
+@click.option(
+    "--work-dir", type=click.Path(path_type=Path, file_okay=False), default=Path(".finetune"),
+    show_default=True, help="Where objects, claims, logs and results are kept.",
+)  # fmt: skip
+@click.option(
+    "--claim", "claims", multiple=True, metavar="NAME=FOLDER",
+    help="Use FOLDER as the volume claim NAME; otherwise it is WORK_DIR/claims/NAME.",
+)  # fmt: skip
+def run_command(paths: tuple[Path, ...], work_dir: Path, claims: tuple[str, ...]) -> None:
+    """Run manifests on this machine, without a cluster.
+
+    Ctrl-C writes a checkpoint and stops; the same command goes on from there. Exit code 0 means
+    that everything completed, 1 that something failed, 2 that a manifest was refused.
+    """
+    from finetune_cli.commands.cmd_run import RunOptions, run  # noqa: PLC0415 - starts faster
+
+    named = tuple(_claim(text) for text in claims)
+    sys.exit(run(RunOptions(paths, work_dir, named), Console()))
+
+
+@cli.command("validate")
+@MANIFESTS
+def validate_command(paths: tuple[Path, ...]) -> None:
+    """Say what a cluster would refuse, without one."""
+    from finetune_cli.commands.cmd_validate import validate  # noqa: PLC0415 - starts faster
+
+    sys.exit(validate(paths))
+
+
+@cli.command("generate", hidden=True)
+@click.option("--root", type=click.Path(path_type=Path), default=Path(), help="Repository root.")
+def generate_command(root: Path) -> None:
+    """Write the repository's generated files."""
+    from finetune_cli.commands.cmd_generate import generate  # noqa: PLC0415 - starts faster
+
+    for path in generate(root):
+        click.echo(path)
+
+
+def _claim(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise click.BadParameter(f"{text!r}: write NAME=FOLDER", param_hint="--claim")
+    return name, Path(folder)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="finetune")

@@ -1,0 +1,211 @@
+"""What a finished run came to: records, perplexity, answers, places, next steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from finetune_api.conditions import FAILURE_REASONS
+from finetune_api.names import DATASET, EXPERIMENT, EXPORT
+from finetune_cli.run_rows import State, conditions_of, perplexity, row_of
+from finetune_operator.cluster.local_cluster import LocalCluster
+from finetune_operator.cluster.local_pod_status import JOB_NAME
+from finetune_operator.observed import Manifest
+
+MOST_FINDINGS, MOST_SAMPLES, LONGEST_TEXT = 6, 3, 160
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The objects of a run and the cluster in which their results lie."""
+
+    cluster: LocalCluster
+    objects: Sequence[Manifest]
+
+    def print(self, console: Console) -> None:
+        """Print what came of every object, failures last."""
+        parts = {DATASET: self._records, EXPERIMENT: self._training, EXPORT: self._export}
+        finished = [item for item in self.objects if row_of(item).state is State.DONE]
+        failed = [item for item in self.objects if row_of(item).state is State.FAILED]
+        for item in finished:
+            console.print()
+            console.print(parts[item["kind"]](item))
+        for item in failed:
+            console.print()
+            console.print(self._failure(item))
+        if finished and not failed:
+            console.print()
+            console.print(self._next_steps(finished))
+
+    def path(self, uri: str) -> str:
+        """Return the folder of this machine behind a volume's URI; other URIs as they are."""
+        parts = urlsplit(uri)
+        if parts.scheme != "pvc":
+            return uri
+        found = self.cluster.volumes.claim(parts.netloc) / parts.path.lstrip("/")
+        here = Path.cwd()
+        return str(found.relative_to(here) if found.is_relative_to(here) else found)
+
+    def _records(self, item: Manifest) -> RenderableType:
+        status = item["status"]
+        records = status.get("records") or {}
+        lines: list[RenderableType] = [
+            Text(
+                f"{records.get('read', 0):,} records read, {records.get('total', 0):,} accepted, "
+                f"{records.get('dropped', 0):,} rejected"
+            )
+        ]
+        for finding in status.get("findings", [])[:MOST_FINDINGS]:
+            rows = ", ".join(map(str, finding.get("rows", [])))
+            where = f" (first: {rows})" if rows else ""
+            known = finding.get("message") or finding["reason"]
+            text = known if where.strip() in known else f"{known}{where}"
+            lines.append(Text(f"  {finding['count']:>3}  {text}", "dim", overflow="fold"))
+        lines += self._places(item)
+        return _section(item, lines)
+
+    def _training(self, item: Manifest) -> RenderableType:
+        lines: list[RenderableType] = []
+        values = perplexity(item)
+        if len(values) == 2:
+            before, after = values
+            change = 100 * (after - before) / before
+            style = "bold green" if change < 0 else "bold red"
+            lines.append(
+                Text.assemble(
+                    "validation perplexity ", (f"{before:,.1f} → {after:,.1f}", "bold"),
+                    (f"  {change:+.0f}%", style),
+                )
+            )  # fmt: skip
+        report = self._report(item)
+        lines += [_sample(sample) for sample in report.get("samples", [])[:MOST_SAMPLES]]
+        lines += self._places(item)
+        return _section(item, lines)
+
+    def _export(self, item: Manifest) -> RenderableType:
+        artifact = item["status"].get("artifact") or {}
+        lines: list[RenderableType] = [
+            Text(
+                f"{artifact.get('files', 0)} files, {artifact.get('size', '?')}, "
+                f"{artifact.get('dtype', '')}; loaded again and compared with the trained model"
+            )
+        ]
+        lines += [
+            _place(target["name"], self.path(target.get("uri", "")))
+            for target in item["status"].get("targets", [])
+        ]
+        if not item["status"].get("targets") and artifact:
+            lines.append(_place("model", self.path(artifact["uri"])))
+        lines += self._places(item)
+        return _section(item, lines)
+
+    def _failure(self, item: Manifest) -> RenderableType:
+        conditions = conditions_of(item)
+        worst = next(
+            (
+                conditions[name]
+                for name in ("Failed", "Stalled", "DependenciesReady", "Ready")
+                if conditions.get(name, {}).get("status")
+                == ("False" if name[0] in "DR" else "True")
+            ),
+            {},
+        )
+        reason = worst.get("reason", "")
+        lines: list[RenderableType] = [
+            Text.assemble((reason, "bold red"), f": {worst.get('message', '')}")
+        ]
+        lines += [
+            Text(f"  {finding.get('message', '')}", "dim")
+            for finding in item.get("status", {}).get("findings", [])[:MOST_FINDINGS]
+        ]
+        if reason in FAILURE_REASONS:
+            lines.append(Text.assemble(("what to do: ", "bold"), FAILURE_REASONS[reason][1]))
+        lines += [_place("log", path) for path in self._logs(item)[-1:]]
+        lines += self._places(item)
+        return _section(item, lines, "red")
+
+    def _places(self, item: Manifest) -> list[RenderableType]:
+        status = item.get("status", {})
+        places = [(a["name"], a["uri"]) for a in status.get("artifacts", [])]
+        if latest := (status.get("checkpoints") or {}).get("latest"):
+            folder = latest["uri"].rpartition("/checkpoints/")
+            places.append(("checkpoints", f"{folder[0]}/checkpoints"))
+        if result := status.get("result"):
+            places.append(("result", result["uri"]))
+        return [_place(name, self.path(uri)) for name, uri in dict(places).items()]
+
+    def _report(self, item: Manifest) -> dict[str, Any]:
+        """Return the run's report as data; empty when it is not on this machine."""
+        for artifact in item["status"].get("artifacts", []):
+            if artifact["name"] == "report":
+                path = Path(self.path(artifact["uri"]))
+                path = path.parent if path.suffix else path
+                if (path / "report.json").exists():
+                    found: dict[str, Any] = json.loads((path / "report.json").read_text())
+                    return found
+        return {}
+
+    def _logs(self, item: Manifest) -> list[str]:
+        """Return the logs of the object's pods, oldest first."""
+        jobs = (item.get("status", {}).get("children") or {}).values()
+        pods = [
+            pod for pod in self.cluster.objects.items("Pod")
+            if pod["metadata"]["labels"][JOB_NAME] in jobs
+        ]  # fmt: skip
+        logs = [self.cluster.jobs.log_file(pod["metadata"]["name"]) for pod in pods]
+        return [str(log) for log in sorted(logs) if log.exists()]
+
+    def _next_steps(self, finished: Sequence[Manifest]) -> RenderableType:
+        steps = []
+        for item in finished:
+            report = next(
+                (a for a in item["status"].get("artifacts", []) if a["name"] == "report"), None
+            )
+            if report and item["kind"] == EXPERIMENT:
+                steps.append(f"open {_html(self.path(report['uri']))} in a browser")
+            for target in item["status"].get("targets", [])[:1]:
+                folder = self.path(target["uri"])
+                steps.append(f"load the model: AutoModelForCausalLM.from_pretrained({folder!r})")
+        steps.append("edit a manifest and run the same command again")
+        steps.append("apply the same manifests to a cluster: kubectl apply -f …")
+        lines = [Text.assemble(("→ ", "cyan"), step) for step in steps]
+        return Panel(Group(*lines), title="What next", title_align="left", border_style="cyan")
+
+
+def _section(item: Manifest, lines: list[RenderableType], style: str = "green") -> RenderableType:
+    title = f"{item['kind']}/{item['metadata']['name']}"
+    return Panel(Group(*lines), title=title, title_align="left", border_style=style)
+
+
+def _place(name: str, path: str) -> Text:
+    return Text.assemble((f"{name:<12}", "dim"), (path, "blue"), overflow="fold")
+
+
+def _html(path: str) -> str:
+    return path if path.endswith(".html") else f"{path}/report.html"
+
+
+def _sample(sample: dict[str, Any]) -> RenderableType:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="dim", width=9)
+    table.add_column(overflow="fold")
+    table.add_row("prompt", Text(_short(sample["prompt"]), "bold"))
+    table.add_row("base", Text(_short(sample["base"]), "red"))
+    table.add_row("tuned", Text(_short(sample["tuned"]), "green"))
+    if sample.get("reference"):
+        table.add_row("reference", Text(_short(sample["reference"]), "dim"))
+    return Group(Text(), table)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
