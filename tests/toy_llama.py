@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from finetune_trainer.path_store import PathStore
 from finetune_trainer.store import write_manifest
 from finetune_trainer.token_cache import TokenCache
-from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 61
 
@@ -33,6 +36,12 @@ def toy_llama_folder(folder: Path, *, layers: int = 2, tied: bool = False) -> Pa
         pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    words = {"<pad>": 0, "<end>": 1} | {f"w{i}": i for i in range(2, VOCABULARY)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    tokenizer.add_special_tokens(["<pad>", "<end>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<end>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -55,13 +64,13 @@ def token_cache(count: int, *, seed: int = 3, longest: int = 24) -> TokenCache:
 
 def write_preparation(store: PathStore, *, train: int = 40, validation: int = 8) -> str:
     """Write what a preparation leaves behind and return the digest of its manifest."""
-    entries = []
+    entries = [store.write("truncation.json", b"{}")]
     for split, count, seed in (("train", train, 3), ("validation", validation, 4)):
         cache = token_cache(count, seed=seed)
-        for name in ("tokens", "flags", "offsets", "rows"):
-            entries.append(
-                store.write(f"tokens/{split}/{name}.bin", getattr(cache, name).tobytes())
-            )
+        entries += [
+            store.write(f"tokens/{split}/{name}.bin", getattr(cache, name).tobytes())
+            for name in ("tokens", "flags", "offsets", "rows")
+        ]
         entries.append(store.write(f"tokens/{split}/index.json", b"{}"))
     prompts = [
         {"id": str(i), "tokens": [2 + i, 3 + i, 4 + i], "text": f"count {i}", "reference": "on"}

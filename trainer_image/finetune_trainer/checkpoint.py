@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -86,17 +86,12 @@ class Checkpoints:
     """The checkpoints of one experiment, seen by one run of one attempt."""
 
     def __init__(self, store: Store, identity: RunIdentity) -> None:
-        self._store, self.identity = store, identity
+        self.store = store
+        taken = [place.run for place in self._places() if place.attempt == identity.attempt]
+        # A queue may stop and resume the same Job: its second run writes beside its first.
+        self.identity = replace(identity, run=max(taken, default=-1) + 1)
         self.quarantined: list[str] = []
-        self._sizes: dict[Place, CheckpointRef] = {}
-
-    def next_run(self) -> int:
-        """Return the first run number of this attempt that no folder carries yet.
-
-        A queue may stop and resume the same Job: its second run writes beside its first.
-        """
-        runs = [place.run for place in self._places() if place.attempt == self.identity.attempt]
-        return max(runs, default=-1) + 1
+        self._written: dict[Place, CheckpointRef] = {}
 
     def newest(self, known: Iterable[CheckpointRef]) -> Restored | None:
         """Return the newest checkpoint of this plan that is whole; broken ones are set aside.
@@ -107,7 +102,7 @@ class Checkpoints:
         digests = {ref.uri: ref.digest for ref in known}
         try:
             for place in sorted(self._places(complete=True), reverse=True):
-                folder = self._store.child(place.path)
+                folder = self.store.child(place.path)
                 try:
                     restored = self._restored(folder, place, digests)
                 except DamagedError as error:
@@ -117,7 +112,7 @@ class Checkpoints:
                         return restored
         except OSError as error:
             raise ExternalServiceError(
-                f"{self._store.uri}: checkpoints cannot be read ({error.strerror}); repair the "
+                f"{self.store.uri}: checkpoints cannot be read ({error.strerror}); repair the "
                 "storage"
             ) from error
         return None
@@ -131,7 +126,8 @@ class Checkpoints:
                 f"attempt {max(attempts)} has begun; attempt {identity.attempt} writes no more"
             )
         place = Place(snapshot.step, identity.attempt, identity.run)
-        folder = self._store.child(place.path)
+        folder = self.store.child(place.path)
+        # What an interrupted try of this same write has left; nobody else writes here.
         self._clear(folder)
         entries = list(_files(folder, snapshot))
         facts = {"uid": identity.uid, "revision": identity.revision, "plan": identity.plan}
@@ -140,7 +136,7 @@ class Checkpoints:
         )
         verify(folder, read_manifest(folder))
         ref = CheckpointRef(step=snapshot.step, uri=folder.uri, digest=digest)
-        self._sizes[place] = ref
+        self._written[place] = ref
         return ref
 
     def retain(self, keep_last: int, keep: Iterable[int]) -> None:
@@ -153,25 +149,18 @@ class Checkpoints:
         kept = set(keep) | {place.step for place in mine[-keep_last:]}
         for place in mine:
             if place.step not in kept:
-                self._clear(self._store.child(place.path), complete=True)
-                self._sizes.pop(place, None)
+                self._clear(self.store.child(place.path))
+                self._written.pop(place, None)
 
     def written(self) -> dict[int, CheckpointRef]:
         """Return the verified checkpoints of this run by step."""
-        return {place.step: ref for place, ref in sorted(self._sizes.items())}
-
-    def remember(self, restored: Restored) -> None:
-        """Count a resumed checkpoint among those this run knows."""
-        match = FOLDER.search(restored.ref.uri + "/")
-        if match is not None:
-            attempt, run, step = map(int, match.groups())
-            self._sizes[Place(step, attempt, run)] = restored.ref
+        return {place.step: ref for place, ref in sorted(self._written.items())}
 
     def _is_ours(self, place: Place) -> bool:
-        if place in self._sizes:
+        if place in self._written:
             return True
         with suppress(TrainerError):
-            facts = read_manifest(self._store.child(place.path)).facts
+            facts = read_manifest(self.store.child(place.path)).facts
             return facts.get("revision") == self.identity.revision
         return False
 
@@ -192,7 +181,7 @@ class Checkpoints:
 
     def _places(self, *, complete: bool = False) -> list[Place]:
         files: dict[Place, set[str]] = {}
-        for name in self._store.list("checkpoints/"):
+        for name in self.store.list("checkpoints/"):
             match = FOLDER.match(name)
             if match is not None:
                 attempt, run, step = map(int, match.groups())
@@ -201,11 +190,8 @@ class Checkpoints:
             return list(files)
         return [p for p, found in files.items() if MANIFEST in found and QUARANTINED not in found]
 
-    def _clear(self, folder: Store, *, complete: bool = False) -> None:
-        names = folder.list()
-        if MANIFEST in names and not complete:
-            return
-        for name in sorted(names, key=lambda name: name != MANIFEST):
+    def _clear(self, folder: Store) -> None:
+        for name in sorted(folder.list(), key=lambda name: name != MANIFEST):
             folder.delete(name)
 
     def _set_aside(self, folder: Store, error: DamagedError) -> None:

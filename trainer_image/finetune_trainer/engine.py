@@ -37,7 +37,7 @@ class Engine:
         self._named = [(n, p) for n, p in task.model.named_parameters() if p.requires_grad]
         self._parameters = [parameter for _, parameter in self._named]
         self.device = self._parameters[0].device
-        self._bad = torch.zeros(1, device=self.device)
+        self._bad = torch.zeros((), device=self.device)
         # Fused optimizers read this attribute; it is GradScaler's way to make an update inert.
         setattr(optimizer, "found_inf", self._bad)  # noqa: B010
         self._wrapped = self._replicated() if world.size > 1 else task
@@ -70,6 +70,10 @@ class Engine:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def diverged(self) -> bool:
+        """Read whether an update was not finite; waits for the device."""
+        return bool(self._bad.item())
 
     def precision(self) -> AbstractContextManager[object]:
         """Return the context of every forward: autocast unless arithmetic is float32."""

@@ -97,13 +97,13 @@ def saved_name(name: str) -> str:
     return name.replace(".default.", ".") if ".lora_" in name else name
 
 
-def probe(task: CausalLanguageModelling, vocabulary: int) -> None:
+def probe(task: CausalLanguageModelling) -> None:
     """Check on the loaded model that documents in one row do not see each other, and the loss.
 
     Raises ConfigurationError (UnsupportedModel) for models that carry state along the row, and
     for heads that scale or cap their logits, which our loss would not notice.
     """
-    training = task.training
+    training, vocabulary = task.training, int(task.head_weight.shape[0])
     task.eval()
     first, second, other = (_document(seed, vocabulary) for seed in range(3))
     alone, packed, swapped = _cache(second), _cache(first, second), _cache(other, second)

@@ -32,12 +32,12 @@ class CausalLanguageModelling(nn.Module):
         """Return float32[]: the micro-batch's share of the step's loss."""
         # Dropout is drawn anew per micro-batch, alike at every world size and after a resume.
         torch.manual_seed(mix(self._seed, DROPOUT, batch.step, batch.number))
-        return row_cross_entropy(self.hidden(batch), self._weight, batch.labels, batch.weights)
+        return row_cross_entropy(self.hidden(batch), self.head_weight, batch.labels, batch.weights)
 
     @torch.no_grad()
     def row_losses(self, batch: MicroBatch) -> Tensor:
         """Return float32[R]: -log p of every supervised token, in nats."""
-        return row_losses(self.hidden(batch), self._weight, batch.labels)
+        return row_losses(self.hidden(batch), self.head_weight, batch.labels)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """Return the hidden states of the supervised rows, [R, H]."""
@@ -51,6 +51,7 @@ class CausalLanguageModelling(nn.Module):
         return states.index_select(0, batch.rows)
 
     @property
-    def _weight(self) -> Tensor:
+    def head_weight(self) -> Tensor:
+        """The head's matrix, [V, H]."""
         head: nn.Linear = self.__dict__["_head"]
         return head.weight

@@ -1,0 +1,156 @@
+"""Attempts of a toy experiment on a folder: config, storage, and the trainer as real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from finetune_api import names
+from finetune_api.run_outcome import Outcome
+from finetune_trainer.path_store import PathStore
+from toy_llama import toy_llama_folder, write_preparation
+
+ROOT = Path(__file__).resolve().parents[1]
+UID, PREFIX = "5f0c", "finetuneexperiments/lab/toy-5f0c"
+
+
+class TrainingGround:
+    """One experiment whose claims, scratch and termination messages lie below one folder."""
+
+    def __init__(self, folder: Path, *, train: int = 40, validation: int = 8, **model: Any) -> None:
+        self.folder = folder
+        self.model = toy_llama_folder(folder / "claims" / "models" / "toy", **model)
+        self.store = PathStore(folder / "claims" / "results" / PREFIX, f"pvc://results//{PREFIX}")
+        self.digest = write_preparation(
+            self.store.child("prepared-1-1"), train=train, validation=validation
+        )
+        self._samples = train
+
+    def config(self, attempt: int = 1, *, ranks: int = 1, **changes: Any) -> dict[str, Any]:
+        """Return the config of an attempt; `changes` are merged into spec blocks and plan."""
+        plan = {
+            "template": "Raw",
+            "computeDtype": "Float32",
+            "strategy": "DDP",
+            "gpus": 0,
+            "ranks": ranks,
+            "maxLength": 24,
+            "perDeviceBatchSize": 4,
+            "globalBatchSize": 8,
+            "maxTokensPerDevice": 48,
+            "stepsPerEpoch": self._samples // 8,
+            "totalSteps": 2 * self._samples // 8,
+            "warmupSteps": 2,
+            "seed": 7,
+            "epochs": 2.0,
+            "learningRate": 0.01,
+            "rank": 4,
+            "alpha": 8.0,
+        } | changes.pop("plan", {})
+        spec: dict[str, Any] = {
+            "model": {"volumeClaim": {"claimName": "models", "path": "toy"}},
+            "dataset": {"name": "counting"},
+            "storage": {"volumeClaim": {"claimName": "results"}},
+            "evaluation": {"atStart": True, "generateSamples": 2},
+            "generation": {"maxNewTokens": 4},
+            "compute": {"processesPerNode": ranks, "collectiveTimeoutSeconds": 60},
+        }
+        for block, values in changes.items():
+            spec[block] = spec.get(block, {}) | values
+        return {
+            "identity": {
+                "kind": "FineTuneExperiment",
+                "namespace": "lab",
+                "name": "toy",
+                "uid": UID,
+                "revision": 1,
+                "attempt": attempt,
+            },
+            "spec": spec,
+            "dataset": {"name": "counting", "digest": "sha256:" + "a" * 64},
+            "model": {"name": "toy"},
+            "plan": plan,
+            "prepared_uri": f"{self.store.uri}/prepared-1-1",
+            "prepared_digest": self.digest,
+            "location": {"volumeClaim": {"claimName": "results"}},
+            "prefix": PREFIX,
+            "ranks": ranks,
+            "grain": ranks,
+        }
+
+    def environment(self, config: dict[str, Any]) -> dict[str, str]:
+        """Write the config and return the variables of a pod."""
+        attempt = config["identity"]["attempt"]
+        path = self.folder / f"config-{attempt}.json"
+        path.write_text(json.dumps(config))
+        return {
+            names.CONFIG_ENV: str(path),
+            names.CLAIMS_DIR_ENV: str(self.folder / "claims"),
+            names.SCRATCH_DIR_ENV: str(self.folder / f"scratch-{attempt}"),
+            names.TERMINATION_LOG_ENV: str(self.folder / f"last-word-{attempt}.json"),
+            "PET_NPROC_PER_NODE": str(config["ranks"]),
+        }
+
+    def started(self, config: dict[str, Any]) -> subprocess.Popen[bytes]:
+        """Start verb `train` as the first process of a pod."""
+        paths = [str(ROOT / one) for one in ("operator", "trainer_image")]
+        own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", names.PORT_ENV: "0"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "finetune_trainer", "train"],
+            env=dict(os.environ) | self.environment(config) | own,
+        )
+
+    def ended(self, config: dict[str, Any]) -> tuple[int, Outcome]:
+        """Run verb `train` to its end; return exit code and last word."""
+        return self.awaited(self.started(config), config)
+
+    def awaited(
+        self, process: subprocess.Popen[bytes], config: dict[str, Any]
+    ) -> tuple[int, Outcome]:
+        """Wait for a started attempt; return exit code and last word."""
+        code = process.wait(timeout=120)
+        path = self.folder / f"last-word-{config['identity']['attempt']}.json"
+        return code, Outcome.model_validate_json(path.read_bytes())
+
+    def at_step(self, config: dict[str, Any], step: int) -> dict[int, int]:
+        """Wait until an attempt has taken `step` steps; return the process ids of its ranks."""
+        scratch = self.folder / f"scratch-{config['identity']['attempt']}"
+        for _ in range(1200):
+            paths = scratch.glob("ranks-*/progress.json")
+            if any(json.loads(path.read_bytes())["step"] >= step for path in paths):
+                return self._rank_processes(scratch)
+            time.sleep(0.05)
+        raise AssertionError(f"step {step} was not reached")
+
+    def weights(self, outcome: Outcome) -> bytes:
+        """Return the bytes of the result's trained tensors."""
+        assert outcome.result is not None
+        return self.file(outcome.result.uri, "trainable-00000-of-00001.safetensors").read_bytes()
+
+    def file(self, uri: str, name: str) -> Path:
+        """Return the path of a file below an address."""
+        return self.folder / "claims" / uri.removeprefix("pvc://") / name
+
+    @staticmethod
+    def _rank_processes(scratch: Path) -> dict[int, int]:
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                pairs = [one.partition("=") for one in path.read_bytes().decode().split("\0")]
+            except (OSError, UnicodeDecodeError):
+                continue
+            values = {name: value for name, _, value in pairs}
+            if values.get("FINETUNE_RANK_FOLDER", "").startswith(str(scratch)):
+                found[int(values["RANK"])] = int(path.parent.name)
+        return found
+
+
+def kill(process: int) -> None:
+    """End a process as a lost node would."""
+    os.kill(process, signal.SIGKILL)

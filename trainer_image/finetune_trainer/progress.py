@@ -1,0 +1,229 @@
+"""What rank 0 knows of the run: late-read step values, progress answer, Prometheus series."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from torch import Tensor
+from torch import distributed as dist
+
+from finetune_api.run_progress import Progress
+from finetune_trainer.errors import NotFiniteError
+from finetune_trainer.plan import Step
+
+STEP_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+WINDOW_STEPS = 50
+PUBLISH_SECONDS = 0.5
+PROGRESS_FILE, METRICS_FILE = "progress.json", "metrics.prom"
+
+
+@dataclass
+class _Sent:
+    """Values of some steps on their way; `values` may be read once `arrived`."""
+
+    steps: list[int]
+    values: Tensor
+    work: dist.Work | None = None
+    event: Any = None
+
+    def arrived(self) -> bool:
+        """Ask, without waiting, whether the values may be read."""
+        if self.event is not None:
+            return bool(self.event.query())
+        return self.work is None or self.work.is_completed()
+
+    def wait(self) -> None:
+        """Wait until the values may be read."""
+        if self.event is not None:
+            self.event.synchronize()
+        elif self.work is not None:
+            self.work.wait()
+
+
+class Ring:
+    """Loss shares and norms of recent steps on their way to the host; nobody waits for them.
+
+    With several ranks the shares collected since the last report are summed once per `every`
+    steps, asynchronously, as one small vector: between reports a step has no collective besides
+    its gradients'.
+    """
+
+    def __init__(self, every: int, *, distributed: bool) -> None:
+        self._every, self._distributed = every, distributed
+        self._open: list[tuple[int, Tensor, Tensor]] = []
+        self._sent: deque[_Sent] = deque()
+
+    def close(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Take over a step's loss share and gradient norm, both still on the device."""
+        self._open.append((step, loss.detach(), norm.detach()))
+        if len(self._open) >= self._every:
+            self.send()
+
+    def send(self) -> None:
+        """Start the way of all collected values; all ranks call it after the same step."""
+        if not self._open:
+            return
+        losses = torch.stack([loss for _, loss, _ in self._open]).float()
+        norms = torch.stack([norm for _, _, norm in self._open]).float()
+        # The norm is every rank's already; summed like the shares it needs no vector of its own.
+        values = torch.stack((losses, norms / self._ranks))
+        sent = _Sent([step for step, _, _ in self._open], values)
+        self._open = []
+        if self._distributed:
+            sent.work = dist.all_reduce(values, async_op=True)
+        if values.is_cuda:
+            _copy_to_host(sent)
+        self._sent.append(sent)
+
+    def ready(self) -> Iterator[StepValues]:
+        """Yield what has arrived, oldest first.
+
+        Raises NotFiniteError for the first step that diverged.
+        """
+        while self._sent and self._sent[0].arrived():
+            yield from _read(self._sent.popleft())
+
+    def drain(self) -> Iterator[StepValues]:
+        """Wait for everything and yield it: a checkpoint never holds unchecked weights."""
+        self.send()
+        while self._sent:
+            self._sent[0].wait()
+            yield from _read(self._sent.popleft())
+
+    @property
+    def _ranks(self) -> int:
+        return dist.get_world_size() if self._distributed else 1
+
+
+@dataclass(frozen=True)
+class StepValues:
+    """Loss (nats per supervised token of the whole step) and norm before clipping."""
+
+    step: int
+    loss: float
+    norm: float
+
+
+def _copy_to_host(sent: _Sent) -> None:
+    if sent.work is not None:
+        sent.work.wait()  # on CUDA this orders the streams; the host goes on
+    host = torch.empty(sent.values.shape, pin_memory=True)
+    host.copy_(sent.values, non_blocking=True)
+    event: Any = torch.cuda.Event  # untyped in torch
+    sent.values, sent.event = host, event()
+    sent.event.record()
+
+
+def _read(sent: _Sent) -> Iterator[StepValues]:
+    for step, loss, norm in zip(sent.steps, *sent.values.tolist(), strict=True):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFiniteError(
+                f"step {step + 1}: loss {loss}, gradient norm {norm}; the update was not applied. "
+                "Lower training.learningRate, clip, or look at the data of this step",
+                remedy="lower training.learningRate or training.maxGradNorm",
+            )
+        yield StepValues(step, loss, norm)
+
+
+class Board:
+    """Everything rank 0 shows; written to local scratch, where the launcher's port reads it."""
+
+    def __init__(self, folder: Path, run: str, labels: dict[str, str]) -> None:
+        self._folder, self._labels = folder, labels
+        self._values: dict[str, Any] = {"phase": "Starting"}
+        self._run, self._published = run, 0.0
+        self._seconds: deque[tuple[float, int]] = deque(maxlen=WINDOW_STEPS)
+        self._registry = CollectorRegistry()
+        self._series: dict[str, Any] = {}
+
+    def set(self, **values: Any) -> None:
+        """Set fields of the progress answer and publish them at once."""
+        self._values |= values
+        self.publish(force=True)
+
+    def step(self, step: Step, done: int, total: int, *, seconds: float) -> None:
+        """Count a finished step: `done` steps of `total` are finished."""
+        self._seconds.append((seconds, step.tokens))
+        spent = sum(one for one, _ in self._seconds)
+        ordered = sorted(one for one, _ in self._seconds)
+        self._values |= {
+            "step": done,
+            "total_steps": total,
+            "percentage": 100 * done // total,
+            "tokens_per_second": sum(count for _, count in self._seconds) / max(spent, 1e-9),
+            "median_step_seconds": ordered[len(ordered) // 2],
+            "eta_seconds": spent / len(self._seconds) * (total - done),
+            "train_tokens": self._values.get("train_tokens", 0) + step.tokens,
+        }
+        self.gauge("train_step", done)
+        self.gauge("train_steps", total)
+        self.count("train_tokens", step.tokens)
+        self.count("train_supervised_tokens", step.supervised)
+        self.count("train_samples", len(step.samples))
+        self.observe("train_step_seconds", seconds)
+        self.publish()
+
+    def values(self, **values: Any) -> None:
+        """Set fields of the progress answer; they are published with the next step."""
+        self._values |= values
+        for field, name in GAUGES.items():
+            if values.get(field) is not None:
+                self.gauge(name, values[field])
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge `finetune_<name>`."""
+        self._one(Gauge, name, labels).set(value)
+
+    def count(self, name: str, amount: float) -> None:
+        """Add to a counter `finetune_<name>_total`."""
+        self._one(Counter, name, {}).inc(amount)
+
+    def observe(self, name: str, value: float) -> None:
+        """Add to a histogram `finetune_<name>`."""
+        self._one(Histogram, name, {}, buckets=STEP_BUCKETS).observe(value)
+
+    def publish(self, *, force: bool = False) -> None:
+        """Write both answers for the launcher, at most twice a second unless forced."""
+        now = time.monotonic()
+        if not force and now - self._published < PUBLISH_SECONDS:
+            return
+        self._published = now
+        self.gauge("train_last_progress_timestamp_seconds", time.time())
+        answer = Progress(run=self._run, **self._values)
+        _replace(self._folder / PROGRESS_FILE, answer.model_dump_json(by_alias=True).encode())
+        _replace(self._folder / METRICS_FILE, generate_latest(self._registry))
+
+    def _one(self, kind: Any, name: str, labels: dict[str, str], **options: Any) -> Any:
+        every = self._labels | labels
+        if name not in self._series:
+            self._series[name] = kind(
+                f"finetune_{name}",
+                name.replace("_", " "),
+                list(every),
+                registry=self._registry,
+                **options,
+            )
+        return self._series[name].labels(**every)
+
+
+GAUGES = {
+    "epoch": "train_epoch",
+    "loss": "train_loss",
+    "gradient_norm": "train_gradient_norm",
+    "learning_rate": "train_learning_rate",
+}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Swap a file of the pod's own scratch disk, so that the port never reads half of one."""
+    path.with_suffix(".new").write_bytes(content)
+    os.replace(path.with_suffix(".new"), path)

@@ -1,0 +1,105 @@
+"""A rank's run as a table of contents: join, load and resume, train, evaluate, finish."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from types import FrameType
+
+import torch
+import transformers
+
+from finetune_api.run_config import TrainingConfig
+from finetune_api.run_outcome import EXIT_CODES, Outcome
+from finetune_trainer.distributed import agree, joined_world, peers_watched
+from finetune_trainer.entry_point import read_config
+from finetune_trainer.errors import CheckpointedExit, GpuOutOfMemoryError
+from finetune_trainer.last_word import outcome_of
+from finetune_trainer.loop import STOP, Loop, Run
+from finetune_trainer.progress import Board
+from finetune_trainer.rank_folder import RankFolder
+from finetune_trainer.run_assembly import assembled_run
+from finetune_trainer.run_ending import completed, with_facts
+from finetune_trainer.sample_answers import SampleAnswers
+from finetune_trainer.watchdog import Heartbeat, answer_stack_requests
+
+log = logging.getLogger("finetune_trainer")
+
+
+class Rank:
+    """One rank process of an attempt; `run` exists once it is assembled."""
+
+    def __init__(self) -> None:
+        self.number = int(os.environ.get("RANK", "0"))
+        self.folder = RankFolder.from_environment()
+        self.run: Run | None = None
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def attempt(self) -> Outcome:
+        """Train to the end, on all ranks together; raises what ended it early."""
+        config = read_config("train")
+        assert isinstance(config, TrainingConfig)  # noqa: S101 - for mypy
+        heartbeat = Heartbeat(self.folder.heartbeat(self.number))
+        with ExitStack() as stack:
+            stack.enter_context(peers_watched())
+            world = stack.enter_context(
+                joined_world(
+                    config.identity.run,
+                    heartbeat.beat,
+                    deadline_seconds=config.start_deadline_seconds,
+                    timeout_seconds=config.spec.compute.collective_timeout_seconds,
+                )
+            )
+            agree(world, {"world": world.size, "config": config.model_dump(mode="json")})
+            run = assembled_run(config, self.folder, world, heartbeat, self._board(config))
+            self.run = run
+            loop, answers = Loop(run), SampleAnswers(config, self.folder, run)
+            if run.record.step == 0:
+                answers.of_base()
+            loop.start(baseline=config.spec.evaluation.at_start)
+            loop.take_steps()
+            return completed(config, run, loop, answers)
+
+    def _board(self, config: TrainingConfig) -> Board | None:
+        if self.number:
+            return None
+        labels = {"experiment": config.identity.name, "attempt": str(config.identity.attempt)}
+        board = Board(self.folder.path, config.identity.run, labels)
+        board.set(ranks_expected=config.ranks, ranks_joined=config.ranks)
+        return board
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        if self.run is None:
+            raise CheckpointedExit("stopped on request before the first step")
+        self.run.agreement.ask(STOP)
+
+
+def rank_process() -> int:
+    """Run one rank; leave its outcome for the launcher and return the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    transformers.utils.logging.disable_progress_bar()
+    answer_stack_requests()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    rank = Rank()
+    try:
+        outcome = rank.attempt()
+    except CheckpointedExit as stopped:
+        outcome = with_facts(outcome_of(stopped), rank.run)
+    except Exception as error:  # the one place where classes become exit codes
+        log.exception("rank %d failed", rank.number)
+        outcome = with_facts(outcome_of(_translated(error)), rank.run)
+    rank.folder.set_ending(rank.number, outcome.model_copy(update={"rank": rank.number}))
+    return EXIT_CODES[outcome.failure_class]
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, torch.OutOfMemoryError):
+        return GpuOutOfMemoryError(
+            "the GPU's memory is exhausted; lower training.maxTokensPerDevice, "
+            "training.perDeviceBatchSize or tokenizer.maxLength",
+            remedy="lower training.maxTokensPerDevice",
+        )
+    return error

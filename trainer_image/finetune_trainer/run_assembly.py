@@ -1,0 +1,193 @@
+"""Builds a rank's run from its configuration: data, model, engine, plan, resumed state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune_api.run_config import TrainingConfig
+from finetune_api.training_settings import AdapterType, Dtype
+from finetune_trainer.base_model import model_place
+from finetune_trainer.cadence import Cadence
+from finetune_trainer.checkpoint import Checkpoints, Restored, RunIdentity, Snapshot
+from finetune_trainer.distributed import Agreement, World
+from finetune_trainer.engine import Engine
+from finetune_trainer.loop import Run
+from finetune_trainer.model import adapter_config, compute_type, load_base, probe, trainable_model
+from finetune_trainer.optim import Schedule, build_optimizer
+from finetune_trainer.plan import Plan, PlanSettings
+from finetune_trainer.problems.causal_lm import CausalLanguageModelling
+from finetune_trainer.progress import Board
+from finetune_trainer.rank_folder import RankFolder
+from finetune_trainer.run_record import RunRecord
+from finetune_trainer.saver import Saver
+from finetune_trainer.store import open_store
+from finetune_trainer.token_cache import TokenCache, open_cache
+from finetune_trainer.watchdog import Heartbeat
+
+
+def assembled_run(
+    config: TrainingConfig,
+    folder: RankFolder,
+    world: World,
+    heartbeat: Heartbeat,
+    board: Board | None,
+) -> Run:
+    """Return a run that stands where its newest checkpoint left it; a collective call."""
+    train = open_cache(folder.prepared / "tokens" / "train")
+    base = _base(config, folder, world)
+    heartbeat.beat()
+    engine = _engine(config, base, world)
+    plan = run_plan(config, train, base)
+    checkpoints, restored = _picked(config, plan, world)
+    record = _resumed(engine, world, restored)
+    heartbeat.beat()
+    saver = None
+    if checkpoints is not None:
+        saver = Saver(checkpoints, config.spec.checkpoint)
+        if restored is not None:
+            saver.resumed(record, restored.ref)
+    adapter = adapter_config(engine.task.model, model_place(config.spec.model))
+    return Run(
+        engine=engine,
+        plan=plan,
+        train=train,
+        validation=_validation(folder),
+        schedule=_schedule(config, plan),
+        cadence=_cadence(config, plan),
+        clip=config.spec.training.max_grad_norm,
+        log_every=config.spec.tracking.log_every_steps,
+        evaluation_rows=config.spec.evaluation.max_rows,
+        checkpoint=config.spec.checkpoint,
+        record=record,
+        agreement=Agreement(world),
+        heartbeat=heartbeat,
+        snapshot=lambda: _snapshot(engine, record, saver, adapter),
+        board=board,
+        saver=saver,
+    )
+
+
+def run_plan(config: TrainingConfig, train: TokenCache, base: Any) -> Plan:
+    """Return the plan; what memory and speed need comes from the model's shape."""
+    shape = base.config.get_text_config()
+    parameters = sum(one.numel() for one in base.parameters())
+    settings = PlanSettings(
+        seed=config.plan.seed,
+        samples=config.plan.global_batch_size,
+        max_steps=config.plan.total_steps,
+        budget=config.plan.max_tokens_per_device,
+        grain=config.grain,
+        # FLOPs of forward and backward: 6 per weight and token; 6 x layers x width x length²
+        # for causal attention. Divided by 6.
+        token_cost=parameters,
+        square_cost=shape.num_hidden_layers * shape.hidden_size,
+    )
+    return Plan(train.lengths.tolist(), train.supervised.tolist(), settings)
+
+
+def _base(config: TrainingConfig, folder: RankFolder, world: World) -> Any:
+    spec = config.spec
+    held = config.plan.compute_dtype if spec.model.dtype is Dtype.AUTO else spec.model.dtype
+    dtype = compute_type(held, world.device)
+    if spec.adapter.type is AdapterType.NONE:
+        dtype = torch.float32  # masters; arithmetic is in the compute type by autocast
+    return load_base(folder.model, dtype).to(world.device)
+
+
+def _engine(config: TrainingConfig, base: nn.Module, world: World) -> Engine:
+    resolved = config.plan
+    model = trainable_model(
+        base,
+        config.spec.adapter,
+        rank=resolved.rank,
+        alpha=resolved.alpha,
+        seed=resolved.seed,
+    )
+    task = CausalLanguageModelling(model, resolved.seed)
+    dtype = compute_type(resolved.compute_dtype, world.device)
+    engine = Engine(task, build_optimizer(model, config.spec.training), world, dtype)
+    with engine.precision():
+        probe(task)
+    return engine
+
+
+def _picked(
+    config: TrainingConfig, plan: Plan, world: World
+) -> tuple[Checkpoints | None, Restored | None]:
+    """Let rank 0, which alone needs the volume, pick the newest verified checkpoint."""
+    if world.rank:
+        return None, None
+    store = open_store(config.location, config.prefix)
+    identity = RunIdentity(
+        uid=config.identity.uid,
+        revision=config.identity.revision,
+        attempt=config.identity.attempt,
+        plan=plan.identity(config.prepared_digest),
+    )
+    checkpoints = Checkpoints(store, identity)
+    return checkpoints, checkpoints.newest(config.known_checkpoints)
+
+
+def _resumed(engine: Engine, world: World, restored: Restored | None) -> RunRecord:
+    state = world.tell("record", None if restored is None else restored.state["record"])
+    if state is None:
+        return RunRecord()
+    weights, moments = ({}, {}) if restored is None else (restored.weights, restored.moments)
+    engine.load(weights, moments)
+    return RunRecord(**state)
+
+
+def _snapshot(
+    engine: Engine, record: RunRecord, saver: Saver | None, adapter: dict[str, Any] | None
+) -> Snapshot:
+    known = saver.known() if saver is not None else {}
+    record.checkpoints = [ref.model_dump() for ref in known.values()]
+    return Snapshot(
+        step=record.step,
+        weights={name: _copied(one) for name, one in engine.weights().items()},
+        moments={name: _copied(one) for name, one in engine.moments().items()},
+        state={
+            "step": record.step,
+            "world": engine.world.size,
+            "versions": {"torch": torch.__version__},
+            "record": record.as_json(),
+        },
+        adapter=adapter,
+    )
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _validation(folder: RankFolder) -> TokenCache | None:
+    path = folder.prepared / "tokens" / "validation"
+    if not path.is_dir():
+        return None
+    cache = open_cache(path)
+    return cache if len(cache) else None
+
+
+def _schedule(config: TrainingConfig, plan: Plan) -> Schedule:
+    training = config.spec.training
+    return Schedule(
+        peak=config.plan.learning_rate,
+        total=plan.total_steps,
+        warmup=config.plan.warmup_steps,
+        shape=training.scheduler,
+        floor=training.min_learning_rate_ratio,
+    )
+
+
+def _cadence(config: TrainingConfig, plan: Plan) -> Cadence:
+    spec = config.spec
+    return Cadence(
+        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=plan.total_steps,
+        evaluate_epochs=spec.evaluation.every_epochs,
+        evaluate_steps=spec.evaluation.every_steps,
+        save_steps=spec.checkpoint.every_steps,
+    )

@@ -1,0 +1,86 @@
+"""How a run ends: the result is chosen and reported, the outcome says what there is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from finetune_api.finetune_experiment import MetricStatus
+from finetune_api.run_config import TrainingConfig
+from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome, TrainingSummary
+from finetune_api.training_settings import AdapterType, ResultChoice
+from finetune_trainer.loop import Loop, Run
+from finetune_trainer.run_record import RunRecord
+from finetune_trainer.run_report import ReportFacts, report_files
+from finetune_trainer.sample_answers import SampleAnswers
+from finetune_trainer.saver import Saver
+
+
+def completed(config: TrainingConfig, run: Run, loop: Loop, answers: SampleAnswers) -> Outcome:
+    """Answer the samples, write the report, wait for storage; return the outcome; collective."""
+    samples = answers.of_tuned()
+    outcome = Outcome(failure_class=FailureClass.COMPLETED, step=run.record.step)
+    if run.saver is not None:
+        run.saver.finish(run.heartbeat.beat)
+        result, summary = _result(config, run.record, run.saver)
+        facts = ReportFacts(config, run.record, summary, samples, run.engine.world.size)
+        run.saver.write_report(report_files(facts))
+        run.saver.retain(run.record.ranking())
+        outcome = outcome.model_copy(update={"result": result, "training": summary})
+    loop.finish_saving()
+    run.agreement.close()
+    return with_facts(outcome, run)
+
+
+def with_facts(outcome: Outcome, run: Run | None) -> Outcome:
+    """Return the outcome with what rank 0 knows: step, checkpoints, best, artifacts."""
+    if run is None:
+        return outcome
+    update: dict[str, object] = {"step": run.record.step, "best": run.record.best()}
+    if run.saver is not None:
+        known = run.saver.known()
+        best = next((step for step in run.record.ranking() if step in known), None)
+        update |= {
+            "checkpoint": known[max(known)] if known else None,
+            "best_checkpoint": known[best] if best is not None else None,
+            "quarantined": run.saver.quarantined,
+            "artifacts": run.saver.artifacts[-4:],
+        }
+    return outcome.model_copy(update=update)
+
+
+def _result(
+    config: TrainingConfig, record: RunRecord, saver: Saver
+) -> tuple[CheckpointRef | None, TrainingSummary]:
+    known = saver.known()
+    ranked = [step for step in record.ranking() if step in known]
+    choice: Literal["Best", "Last"] = "Last"
+    reason = "no validation loss was evaluated"
+    if config.spec.checkpoint.result is ResultChoice.LAST:
+        reason = "spec.checkpoint.result is Last"
+    elif ranked:
+        choice, reason = "Best", f"lowest validation loss, at step {ranked[0]}"
+    step = ranked[0] if choice == "Best" else max(known, default=0)
+    kind: Literal["Adapter", "Model"] = (
+        "Model" if config.spec.adapter.type is AdapterType.NONE else "Adapter"
+    )
+    summary = TrainingSummary(
+        checkpoint_choice=choice, kind=kind, reason=reason, metrics=_metrics(record, step)
+    )
+    return known.get(step), summary
+
+
+def _metrics(record: RunRecord, step: int) -> list[MetricStatus]:
+    """Return the numbers of the baseline, if measured, and of the result."""
+    return [
+        MetricStatus(
+            name=name,
+            split="validation",
+            value=value,
+            step=int(one["step"]),
+            rows=int(one["rows"]),
+        )
+        for one in (record.evaluation(0), record.evaluation(step))
+        if one is not None
+        for name, value in one.items()
+        if name not in ("step", "rows")
+    ]
