@@ -1,0 +1,87 @@
+"""Rules that need more than the object itself: other objects and the administrator's policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from finetune_api.dataset import Dataset, RecordType
+from finetune_api.finetune_experiment import FineTuneExperiment
+from finetune_api.storage import Storage
+from finetune_api.training_settings import Model
+from finetune_operator.observed import Policy
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A check that does not hold: the reason and the sentence people read."""
+
+    reason: str
+    message: str
+
+
+def results_have_a_place(storage: Storage, policy: Policy) -> Refusal | None:
+    """Somebody has to say where results are written."""
+    if storage.volume_claim or storage.s3 or policy.default_location:
+        return None
+    message = (
+        "spec.storage: neither volumeClaim nor s3 is set and the operator has no default; set one"
+    )
+    return Refusal("InvalidSpec", message)
+
+
+def the_model_is_allowed(model: Model, policy: Policy) -> Refusal | None:
+    """The administrator may name the models that can be used."""
+    name = model_name(model)
+    if not policy.models_allowed or any(
+        fnmatchcase(name, pattern) for pattern in policy.models_allowed
+    ):
+        return None
+    patterns = ", ".join(policy.models_allowed)
+    message = f"spec.model: {name} is not allowed by the administrator; allowed: {patterns}"
+    return Refusal("ModelNotAllowed", message)
+
+
+def the_snapshot_is_the_pinned_one(
+    experiment: FineTuneExperiment, dataset: Dataset
+) -> Refusal | None:
+    """A digest in the spec refuses any other content."""
+    pin, digest = experiment.spec.dataset.digest, dataset.status.digest
+    if pin is None or pin == digest:
+        return None
+    message = (
+        f"spec.dataset.digest: Dataset {dataset.metadata.name} has digest {digest}, not {pin}; "
+        "restore its content or change the pin"
+    )
+    return Refusal("DigestMismatch", message)
+
+
+def records_are_conversations(dataset: Dataset) -> Refusal | None:
+    """Causal language modelling learns answers, so there must be some."""
+    found = dataset.status.record_type
+    if found == RecordType.CONVERSATION.value:
+        return None
+    message = (
+        f"Dataset {dataset.metadata.name} holds records of type {found}, problem type CausalLM "
+        f"needs {RecordType.CONVERSATION.value}; use another Dataset, or give it an answer column"
+    )
+    return Refusal("IncompatibleDataset", message)
+
+
+def names_are_free(foreign: Iterable[str]) -> Refusal | None:
+    """A child's name may belong to somebody else; it is never taken over."""
+    taken = ", ".join(sorted(foreign))
+    if not taken:
+        return None
+    message = f"{taken}: exists and is not ours; delete it or rename this object"
+    return Refusal("NameTaken", message)
+
+
+def model_name(model: Model) -> str:
+    """Return a model's name, or the address of its folder."""
+    if model.name:
+        return model.name
+    if model.volume_claim:
+        return f"pvc://{model.volume_claim.claim_name}/{model.volume_claim.path or ''}"
+    return f"s3://{model.s3.bucket}/{model.s3.prefix or ''}" if model.s3 else ""

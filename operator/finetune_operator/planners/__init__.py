@@ -1,0 +1,39 @@
+"""Pure deciders: what was observed in, what is to be done out. No clock, no network, no chance."""
+
+from __future__ import annotations
+
+from finetune_api.names import DATASET, EXPERIMENT, EXPORT
+from finetune_operator.observed import Observed, Plan
+from finetune_operator.planners.answer import Answer, planned, unchanged
+from finetune_operator.planners.life import lives
+from finetune_operator.planners.plan_dataset import plan_dataset
+from finetune_operator.planners.plan_experiment import is_outdated, plan_experiment
+from finetune_operator.planners.plan_export import plan_export
+from finetune_operator.status import Situation, is_final
+
+_PLANNERS = {DATASET: plan_dataset, EXPERIMENT: plan_experiment, EXPORT: plan_export}
+
+
+def plan(observed: Observed) -> Plan:
+    """Return what an object needs next, and its complete new status."""
+    if observed.object.metadata.deletion_timestamp is not None:
+        return unchanged(observed)
+    if is_final(observed.object.status) and not _begins_anew(observed):
+        left = tuple(job.ref for job in observed.jobs if lives(job))
+        return unchanged(observed, delete=left)
+    return _PLANNERS[observed.key.kind](observed)
+
+
+def stalled(observed: Observed, reason: str, message: str) -> Plan:
+    """Return the plan that says why the last one could not be carried out.
+
+    A final result stays as it is: nothing that follows it is worth more than it.
+    """
+    if is_final(observed.object.status):
+        return unchanged(observed)
+    return planned(observed, Answer(Situation.REFUSED, reason, message))
+
+
+def _begins_anew(observed: Observed) -> bool:
+    """A failure before the first attempt ends with an edit of the spec."""
+    return observed.key.kind == EXPERIMENT and is_outdated(observed)

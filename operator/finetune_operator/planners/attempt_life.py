@@ -1,0 +1,257 @@
+"""The life of an attempt, the same for every kind of work: the list of deciders is the algorithm.
+
+Facts that later decisions need are recorded in a step that touches no child; the next step acts
+on them. A crash between any two writes therefore neither loses a used retry nor counts it twice,
+and never leads to two attempts that may run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from finetune_api.finetune_experiment import ExperimentStatus
+from finetune_operator.observed import ChildRef, Event, Plan
+from finetune_operator.planners.answer import Answer, planned
+from finetune_operator.planners.attempt_end import completed, failed, last_word, resting, stopped
+from finetune_operator.planners.failure_class import end_of, vanished
+from finetune_operator.planners.life import Life, life, lives
+from finetune_operator.planners.pods_ready import waiting_message
+from finetune_operator.planners.retry_budget import delay_seconds
+from finetune_operator.planners.work import REPLACED, SUSPENDED, Work
+from finetune_operator.status import Situation, is_stopping
+
+
+def lived(work: Work) -> Plan:
+    """Return the answer of the first decider that has one; the last one always has."""
+    present = life(work)
+    answer = next(answer for decide in DECIDERS if (answer := decide(present)) is not None)
+    return planned(work.observed, answer)
+
+
+def a_good_end_is_recorded(life: Life) -> Answer | None:
+    if not life.under_way or life.job is None or not life.job.complete:
+        return None
+    outcome = last_word(life.job)
+    achieved = life.work.achieved(outcome) if outcome else None
+    return completed(life, achieved) if achieved else None
+
+
+def a_wish_to_suspend_is_recorded(life: Life) -> Answer | None:
+    """What ends from now on costs no budget, even if the wish is taken back."""
+    if not (life.under_way and life.suspended) or is_stopping(life.observed.object.status):
+        return None
+    return _stopping(life)
+
+
+def a_suspended_attempt_is_stopped(life: Life) -> Answer | None:
+    if not (life.under_way and is_stopping(life.observed.object.status)):
+        return None
+    if life.remaining() or (life.job and lives(life.job)):
+        return _stopping(life, delete=life.living())
+    return stopped(life)
+
+
+def an_end_is_recorded_before_it_is_acted_on(life: Life) -> Answer | None:
+    if not (life.under_way and _has_ended(life)):
+        return None
+    if remaining := life.remaining():
+        message = f"attempt {life.recorded.number} has ended; waiting for {_pods(len(remaining))}"
+        return Answer(
+            Situation.UNDER_WAY,
+            life.reason,
+            message,
+            verdicts=life.verdicts(),
+            requeue_seconds=life.patience_seconds(),
+        )
+    name = life.work.job_name(life.recorded.number)
+    return failed(life, end_of(life.job) if life.job else vanished(name))
+
+
+def old_pods_are_gone_before_new_ones_start(life: Life) -> Answer | None:
+    if life.under_way or not (life.remaining() or life.living()):
+        return None
+    left = _pods(len(life.remaining())) if life.remaining() else "the Job"
+    return Answer(
+        Situation.UNDER_WAY,
+        life.restarting,
+        f"waiting for {left} of attempt {life.recorded.number} to go",
+        verdicts=life.verdicts(),
+        delete=life.living(),
+        requeue_seconds=life.patience_seconds(),
+    )
+
+
+def pods_of_a_predecessor_are_gone_first(life: Life) -> Answer | None:
+    """Host names and volumes would be shared with those of a deleted object of the same name."""
+    if life.job is not None or not life.observed.predecessor_pods:
+        return None
+    kind, pods = life.observed.key.kind, _pods(life.observed.predecessor_pods)
+    message = f"waiting for {pods} of a deleted {kind} of the same name"
+    return Answer(Situation.UNDER_WAY, "Preparing", message, verdicts=life.verdicts())
+
+
+def nothing_starts_while_suspended(life: Life) -> Answer | None:
+    if life.under_way or not life.suspended:
+        return None
+    return resting(life)
+
+
+def nothing_starts_against_an_obstacle(life: Life) -> Answer | None:
+    if life.under_way and life.job is not None:
+        return None
+    obstacle = life.work.obstacle()
+    if obstacle is None:
+        return None
+    return Answer(
+        obstacle.situation,
+        obstacle.reason,
+        obstacle.message,
+        verdicts=life.verdicts() | dict(obstacle.verdicts),
+        waits_for=obstacle.waits_for,
+    )
+
+
+def repeated_failures_are_spaced_out(life: Life) -> Answer | None:
+    recorded, status = life.recorded, life.observed.object.status
+    no_failure = recorded.ended in (SUSPENDED, REPLACED)
+    if life.under_way or recorded.ended_time is None or no_failure:
+        return None
+    policy = life.observed.object.spec.run_policy
+    stage = life.work.component
+    delay = delay_seconds(policy, status.history, stage=stage, saved_by=_saved_by(life))
+    due = (recorded.ended_time + timedelta(seconds=delay) - life.observed.now).total_seconds()
+    if due <= 0:
+        return None
+    message = f"attempt {recorded.number} ended: {recorded.ended}; the next waits {delay:g} s"
+    return Answer(
+        Situation.UNDER_WAY,
+        life.restarting,
+        message,
+        verdicts=life.verdicts(),
+        requeue_seconds=due,
+    )
+
+
+def a_number_is_recorded_before_its_job_exists(life: Life) -> Answer | None:
+    if life.under_way:
+        return None
+    number = life.recorded.number + 1
+    updates = life.work.begun(number)
+    message = _created(life, number)
+    return Answer(
+        Situation.UNDER_WAY,
+        life.work.waiting_reason,
+        message,
+        updates,
+        life.verdicts(updates),
+        events=(Event("Normal", life.work.started_event, message),),
+    )
+
+
+def a_recorded_attempt_gets_its_children(life: Life) -> Answer | None:
+    if life.job is not None:
+        return None
+    return Answer(
+        Situation.UNDER_WAY,
+        life.work.waiting_reason,
+        _created(life, life.recorded.number),
+        verdicts=life.verdicts(),
+        apply=life.work.children(life.recorded.number),
+    )
+
+
+def a_living_attempt_is_reported(life: Life) -> Answer | None:
+    job = life.job
+    if job is None:
+        return None
+    updates = life.work.seen(job)
+    reason, message = _stage(life)
+    return Answer(
+        Situation.UNDER_WAY,
+        reason,
+        message,
+        updates,
+        life.verdicts(updates),
+        delete=_outdated(life),
+        events=life.work.warnings(updates),
+        pull_progress=job.bound and job.may_run,
+        requeue_seconds=life.patience_seconds(),
+    )
+
+
+DECIDERS: tuple[Callable[[Life], Answer | None], ...] = (
+    a_good_end_is_recorded,
+    a_wish_to_suspend_is_recorded,
+    a_suspended_attempt_is_stopped,
+    an_end_is_recorded_before_it_is_acted_on,
+    old_pods_are_gone_before_new_ones_start,
+    pods_of_a_predecessor_are_gone_first,
+    nothing_starts_while_suspended,
+    nothing_starts_against_an_obstacle,
+    repeated_failures_are_spaced_out,
+    a_number_is_recorded_before_its_job_exists,
+    a_recorded_attempt_gets_its_children,
+    a_living_attempt_is_reported,
+)
+
+
+def _has_ended(life: Life) -> bool:
+    """The Job controller judges its pods; a Job that was seen and is no more has ended as well."""
+    if life.job is None:
+        return life.recorded.seen
+    return not lives(life.job)
+
+
+def _stopping(life: Life, delete: tuple[ChildRef, ...] = ()) -> Answer:
+    message = f"attempt {life.recorded.number} is being stopped: runPolicy.suspend is true"
+    return Answer(
+        Situation.STOPPING,
+        life.reason,
+        message,
+        verdicts=life.verdicts(),
+        delete=delete,
+        requeue_seconds=life.patience_seconds(),
+        pull_progress=bool(life.remaining()),
+    )
+
+
+def _stage(life: Life) -> tuple[str, str]:
+    job = life.job
+    if job is None or not job.bound:
+        why = waiting_message(job) if job else ""
+        return life.work.waiting_reason, f"{_named(life)}: {why or 'no pod is on a node yet'}"
+    reason, message = life.work.stage(job, life.reason)
+    trouble = "" if job.progress else waiting_message(job)
+    return reason, f"{_named(life)}: {trouble or message}"
+
+
+def _outdated(life: Life) -> tuple[ChildRef, ...]:
+    """Return ended Jobs beyond the newest two, which are kept for their logs."""
+    return tuple(
+        job.ref
+        for job in life.jobs()
+        if job.attempt < life.recorded.number - 2 and not (job.gone or job.deleting)
+    )
+
+
+def _saved_by(life: Life) -> int:
+    status = life.observed.object.status
+    if not isinstance(status, ExperimentStatus) or life.work.component != "attempt":
+        return 0
+    latest = status.checkpoints.latest
+    return latest.attempt if latest else 0
+
+
+def _named(life: Life) -> str:
+    kind = "attempt" if life.work.component == "attempt" else "preparation"
+    return f"{kind} {life.recorded.number}"
+
+
+def _created(life: Life, number: int) -> str:
+    kind = "attempt" if life.work.component == "attempt" else "preparation"
+    return f"{kind} {number} is created"
+
+
+def _pods(count: int) -> str:
+    return f"{count} pod" if count == 1 else f"{count} pods"

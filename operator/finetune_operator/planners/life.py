@@ -1,0 +1,100 @@
+"""A work as it stands: what is recorded, what is seen, and who may still run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_api.conditions import PODS_READY, READY
+from finetune_operator.observed import ChildRef, JobFacts, Observed, PodFacts
+from finetune_operator.planners.pods_ready import pods_ready
+from finetune_operator.planners.work import Recorded, Work
+from finetune_operator.status import Verdict, condition
+
+
+@dataclass(frozen=True)
+class Life:
+    """One work of one object at one moment."""
+
+    observed: Observed
+    work: Work
+    recorded: Recorded
+    job: JobFacts | None
+    """job of the present attempt, remembered ones included; None = not known."""
+
+    @property
+    def now(self) -> datetime:
+        """Return the present moment as it is written: whole seconds."""
+        return self.observed.now.replace(microsecond=0)
+
+    @property
+    def under_way(self) -> bool:
+        """Tell whether an attempt is recorded whose end is not."""
+        return self.recorded.number > 0 and self.recorded.ended is None
+
+    @property
+    def suspended(self) -> bool:
+        """Tell whether the spec asks this work to stop."""
+        return self.work.heeds_suspend and self.observed.object.spec.run_policy.suspend
+
+    @property
+    def reason(self) -> str:
+        """Return the present reason of Ready, the one of waiting before the first write."""
+        ready = condition(self.observed.object.status, READY)
+        return ready.reason if ready else self.work.waiting_reason
+
+    @property
+    def restarting(self) -> str:
+        """Return the reason of Ready between two attempts."""
+        return "Restarting" if self.work.component == "attempt" else self.work.waiting_reason
+
+    def jobs(self) -> tuple[JobFacts, ...]:
+        """Return the Jobs of all attempts of this work."""
+        return tuple(job for job in self.observed.jobs if job.component == self.work.component)
+
+    def remaining(self) -> tuple[PodFacts, ...]:
+        """Return the pods of any attempt that may still run and are waited for."""
+        return tuple(pod for job in self.jobs() for pod in job.pods if self._is_waited_for(pod))
+
+    def patience_seconds(self) -> float | None:
+        """Return the time until the next overdue pod no longer blocks, or None."""
+        dues = (self._due_seconds(pod) for pod in self.remaining())
+        return min((due for due in dues if due is not None), default=None)
+
+    def living(self) -> tuple[ChildRef, ...]:
+        """Return the Jobs that nobody has ended yet."""
+        return tuple(job.ref for job in self.jobs() if lives(job))
+
+    def verdicts(self, updates: Mapping[str, Any] | None = None) -> dict[str, Verdict]:
+        """Return the conditions beside the six of all kinds while the work is under way."""
+        pods = pods_ready(self.job if self.under_way else None, self.work.pods())
+        return {**self.work.verdicts(updates or {}), PODS_READY: pods}
+
+    def _is_waited_for(self, pod: PodFacts) -> bool:
+        """A pod whose deletion is long overdue is on a lost node; storage is fenced against it."""
+        due = self._due_seconds(pod)
+        return pod.may_run and (due is None or due > 0)
+
+    def _due_seconds(self, pod: PodFacts) -> float | None:
+        if pod.deleting_since is None:
+            return None
+        patience = timedelta(seconds=self.observed.policy.node_lost_seconds)
+        return (pod.deleting_since + patience - self.observed.now).total_seconds()
+
+
+def life(work: Work) -> Life:
+    """Return the life of a work; a Job that exists is preferred to one that is remembered."""
+    recorded = work.recorded()
+    found = [
+        job
+        for job in work.observed.jobs
+        if recorded.number and (job.component, job.attempt) == (work.component, recorded.number)
+    ]
+    return Life(work.observed, work, recorded, min(found, key=lambda job: job.gone, default=None))
+
+
+def lives(job: JobFacts) -> bool:
+    """Tell whether a Job goes on unless it is stopped."""
+    return not (job.gone or job.deleting or job.complete or job.failed)

@@ -1,0 +1,45 @@
+"""Whether the pods of a Job run, and what keeps them from it."""
+
+from __future__ import annotations
+
+from finetune_operator.observed import JobFacts
+from finetune_operator.status import AS_EXPECTED, NOT_YET, Verdict
+
+_REASONS = {
+    "Unschedulable": "Unschedulable",
+    "SchedulerError": "Unschedulable",
+    "ErrImagePull": "ImagePullFailed",
+    "ImagePullBackOff": "ImagePullFailed",
+    "InvalidImageName": "ImagePullFailed",
+    "ErrImageNeverPull": "ImagePullFailed",
+    "CreateContainerConfigError": "SecretNotFound",
+    "FailedMount": "VolumeNotMounted",
+    "FailedAttachVolume": "VolumeNotMounted",
+    "FailedCreate": "PodForbidden",
+}
+"""Reasons of containers, scheduling and events, in the words of our conditions."""
+_NOTHING_WRONG = ("ContainerCreating", "PodInitializing", "")
+
+
+def pods_ready(job: JobFacts | None, total: int) -> Verdict:
+    """Return the condition PodsReady of an attempt with `total` pods."""
+    if job is None:
+        return NOT_YET
+    if job.pods and sum(pod.ready for pod in job.pods) >= total:
+        return AS_EXPECTED
+    reason, message = _trouble(job)
+    return Verdict("False", _REASONS.get(reason, "Pending"), message)
+
+
+def waiting_message(job: JobFacts) -> str:
+    """Return what keeps the pods of a Job from running, or an empty text."""
+    reason, message = _trouble(job)
+    return f"{reason}: {message}" if reason and message else reason or message
+
+
+def _trouble(job: JobFacts) -> tuple[str, str]:
+    for pod in job.pods:
+        if pod.waiting and pod.waiting[0] not in _NOTHING_WRONG:
+            return pod.waiting
+    reason, _, message = job.message.partition(": ")
+    return (reason, message) if message else ("", job.message)

@@ -1,0 +1,42 @@
+"""Class, counters and policy: once more or final, and after which delay."""
+
+from __future__ import annotations
+
+from finetune_api.run_outcome import FailureClass
+from finetune_api.run_policy import Retries, RunPolicy
+from finetune_api.status_parts import AttemptRecord, Restarts
+
+_COUNTERS: dict[FailureClass, str] = {
+    FailureClass.DISRUPTION: "disruption",
+    FailureClass.EXTERNAL_SERVICE: "external_service",
+    FailureClass.UNKNOWN: "unknown",
+    FailureClass.PEER_LOST: "peer_lost",
+}
+"""Classes that are repeated; a class not named here never is."""
+
+
+def spent(restarts: Restarts, retries: Retries, failure: FailureClass) -> Restarts | None:
+    """Return the counters after one more restart of a class; None if it has none left."""
+    counter = _COUNTERS.get(failure)
+    if counter is None:
+        return None
+    budget = getattr(retries, counter, retries.unknown)
+    used: int = getattr(restarts, counter)
+    return restarts.model_copy(update={counter: used + 1}) if used < budget else None
+
+
+def delay_seconds(
+    policy: RunPolicy, history: list[AttemptRecord], *, stage: str, saved_by: int
+) -> float:
+    """Return the wait before the next attempt, in seconds after the end of the last.
+
+    The first restart is immediate; further ones without a newer checkpoint than that of attempt
+    `saved_by` wait `backoffSeconds`, doubling up to `maxBackoffSeconds`.
+    """
+    fruitless = sum(
+        record.stage == stage and record.number > saved_by and bool(record.failure_class)
+        for record in history
+    )
+    if fruitless <= 1:
+        return 0.0
+    return float(min(policy.max_backoff_seconds, policy.backoff_seconds * 2 ** (fruitless - 2)))

@@ -1,0 +1,140 @@
+"""What a run's progress and last words add to the status of its experiment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from finetune_api.finetune_experiment import (
+    BestStatus,
+    Checkpoints,
+    CheckpointStatus,
+    ExperimentProgress,
+    ExperimentStatus,
+    MetricStatus,
+)
+from finetune_api.run_outcome import Best, CheckpointRef, Outcome
+from finetune_api.run_progress import Progress
+
+_WRITTEN_BY = re.compile(r"/attempt-(\d+)\.")
+_MOST_METRICS = 32
+
+
+def reported(status: ExperimentStatus, told: Progress, now: datetime) -> dict[str, Any]:
+    """Return the updates that an answer of rank 0 brings."""
+    checkpoints = _checkpoints(
+        status, told.checkpoint, told.best_checkpoint, quarantined=told.quarantined
+    )
+    slowest = max(
+        (s for s in (told.save_seconds, checkpoints.save_seconds) if s is not None), default=None
+    )
+    return {
+        "progress": _progress(status.progress, told, now),
+        "metrics": merged(status.metrics, _evaluated(told)),
+        "best": _best(told.best) or status.best,
+        "checkpoints": checkpoints.model_copy(update={"save_seconds": slowest}),
+    }
+
+
+def last_words(status: ExperimentStatus, outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Return the updates that the outcomes of an ended attempt bring."""
+    for outcome in outcomes:
+        if outcome.checkpoint or outcome.quarantined or outcome.best:
+            checkpoints = _checkpoints(
+                status, outcome.checkpoint, outcome.best_checkpoint, quarantined=outcome.quarantined
+            )
+            return {"checkpoints": checkpoints, "best": _best(outcome.best) or status.best}
+    return {}
+
+
+def merged(known: list[MetricStatus], latest: list[MetricStatus]) -> list[MetricStatus]:
+    """Return the baseline and the latest evaluation: numbers of step 0 stay, others give way."""
+    if not latest:
+        return known
+    newest = {(metric.name, metric.split, metric.step): metric for metric in latest}
+    baseline = [m for m in known if m.step == 0 and (m.name, m.split, 0) not in newest]
+    return [*baseline, *newest.values()][:_MOST_METRICS]
+
+
+def _checkpoints(
+    status: ExperimentStatus,
+    latest: CheckpointRef | None,
+    best: CheckpointRef | None,
+    *,
+    quarantined: int,
+) -> Checkpoints:
+    """Return the known checkpoints with newer ones; counts of one pod never lower the total."""
+    known = status.checkpoints
+    return known.model_copy(
+        update={
+            "latest": _checkpoint(status, latest) or known.latest,
+            "best": _checkpoint(status, best) or known.best,
+            "quarantined": max(known.quarantined, quarantined),
+        }
+    )
+
+
+def _checkpoint(status: ExperimentStatus, found: CheckpointRef | None) -> CheckpointStatus | None:
+    if found is None:
+        return None
+    writer = _WRITTEN_BY.search(found.uri)
+    return CheckpointStatus(
+        step=found.step,
+        uri=found.uri,
+        digest=found.digest,
+        attempt=int(writer[1]) if writer else status.attempt.number,
+    )
+
+
+def _best(best: Best | None) -> BestStatus | None:
+    return BestStatus(metric=best.metric, value=best.value, step=best.step) if best else None
+
+
+def _evaluated(told: Progress) -> list[MetricStatus]:
+    return [
+        MetricStatus(
+            name=name[:63],
+            split="validation",
+            value=value,
+            step=told.metrics_step,
+            rows=told.metrics_rows,
+        )
+        for name, value in told.metrics.items()
+    ]
+
+
+def _progress(
+    known: ExperimentProgress | None, told: Progress, now: datetime
+) -> ExperimentProgress:
+    """Keep the time of an unchanged answer: a status that differs by a clock is never written."""
+    remaining = None if told.eta_seconds is None else round(told.eta_seconds)
+    fresh = ExperimentProgress(
+        percentage=told.percentage,
+        step=told.step,
+        total_steps=told.total_steps,
+        estimated_remaining_seconds=remaining,
+        epoch=told.epoch,
+        loss=told.loss,
+        learning_rate=told.learning_rate,
+        grad_norm=told.gradient_norm,
+        tokens_per_second=told.tokens_per_second,
+        eta=None if remaining is None else duration(remaining),
+        stage=told.phase,
+    )
+    if known and known.model_copy(update={"update_time": None}) == fresh:
+        return known
+    return fresh.model_copy(update={"update_time": now.replace(microsecond=0)})
+
+
+def duration(seconds: int) -> str:
+    """Return a time as people read it, by its two largest units: `2h10m`."""
+    days, rest = divmod(seconds, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    if days:
+        return f"{days}d{hours}h"
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"

@@ -1,0 +1,205 @@
+"""The training of a FineTuneExperiment as a work: an attempt is all its ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_api.conditions import CHECKPOINT_AVAILABLE, DEPENDENCIES_READY, PLANNED
+from finetune_api.finetune_experiment import Checkpoints, PodCounts, Result
+from finetune_api.names import EXPERIMENT, attempt_job, storage_prefix
+from finetune_api.run_config import TrainingConfig
+from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome
+from finetune_operator.checks import results_have_a_place, the_model_is_allowed
+from finetune_operator.engines.attempt_engine import Attempt
+from finetune_operator.engines.indexed_job import IndexedJobEngine
+from finetune_operator.manifests.identity import identity, location, spec_digest, world_size
+from finetune_operator.manifests.job_pod import GRACE_SECONDS
+from finetune_operator.manifests.owned import Owner, owner
+from finetune_operator.observed import Event, JobFacts, Manifest, Observed
+from finetune_operator.planners.experiment_of import experiment_of
+from finetune_operator.planners.recorded_attempt import (
+    artifacts,
+    begun_attempt,
+    ended_attempt,
+    first_refusal,
+    recorded_attempt,
+    refused,
+    seen_attempt,
+    warnings,
+)
+from finetune_operator.planners.settled import settled
+from finetune_operator.planners.training_progress import last_words, merged, reported
+from finetune_operator.planners.work import Achievement, Obstacle, Recorded, Work
+from finetune_operator.status import AS_EXPECTED, NOT_YET, Situation, Verdict
+
+_ENGINE = IndexedJobEngine()
+_STAGES = {"Training": "Training", "Saving": "Training", "Evaluating": "Evaluating"}
+_MESSAGES = {
+    "Starting": "images are pulled, ranks join",
+    "Training": "steps are taken",
+    "Evaluating": "the validation split is evaluated",
+}
+
+
+class TrainingWork(Work):
+    """Train until the result is verified."""
+
+    def recorded(self) -> Recorded:
+        """Return the attempt in status."""
+        return recorded_attempt(self.observed, attempt_job)
+
+    def begun(self, number: int) -> dict[str, Any]:
+        """Record an attempt."""
+        ranks = world_size(experiment_of(self.observed).spec.compute)
+        return begun_attempt(self.observed, number, ranks=ranks)
+
+    def ended(self, ended: str) -> dict[str, Any]:
+        """Record the end of an attempt."""
+        return ended_attempt(self.observed, ended) | {"pods": None}
+
+    def obstacle(self) -> Obstacle | None:
+        """Return what the operator refuses."""
+        spec = experiment_of(self.observed).spec
+        refusal = first_refusal(
+            results_have_a_place(spec.storage, self.observed.policy),
+            the_model_is_allowed(spec.model, self.observed.policy),
+        )
+        return refused(refusal) if refusal else None
+
+    def pods(self) -> int:
+        """Return the number of nodes."""
+        return experiment_of(self.observed).spec.compute.nodes
+
+    def job_name(self, number: int) -> str:
+        """Return the name of the Job."""
+        return attempt_job(self.observed.key.name, number)
+
+    def children(self, number: int) -> tuple[Manifest, ...]:
+        """Return Service, ConfigMap and Job."""
+        experiment = experiment_of(self.observed)
+        of = owner(self.observed, attempt=number, spec_digest=spec_digest(experiment.spec))
+        wanted = experiment.spec.run_policy.grace_period_seconds
+        attempt = Attempt(
+            owner=of,
+            experiment=experiment,
+            config=_config(self.observed, of),
+            policy=self.observed.policy,
+            grace_seconds=wanted or _grace_seconds(experiment.status.checkpoints),
+        )
+        return _ENGINE.render(attempt)
+
+    def achieved(self, outcome: Outcome) -> Achievement | None:
+        """Record the result."""
+        result, summary = outcome.result, outcome.training
+        if result is None or summary is None:
+            return None
+        status = experiment_of(self.observed).status
+        updates = self.ended(FailureClass.COMPLETED.value)
+        updates |= last_words(status, [outcome])
+        updates |= {
+            "result": Result(
+                checkpoint=summary.checkpoint_choice,
+                step=result.step,
+                uri=result.uri,
+                digest=result.digest,
+                kind=summary.kind,
+                reason=summary.reason,
+            ),
+            "metrics": merged(status.metrics, summary.metrics),
+            "artifacts": artifacts(status.artifacts, outcome),
+            "warnings": warnings(status.warnings, outcome),
+            "progress": _finished(self.observed, outcome.step),
+        }
+        message = (
+            f"the model is trained; result is step {result.step} ({summary.checkpoint_choice})"
+        )
+        done = self.verdicts(updates)
+        return Achievement(Situation.FINISHED, "Completed", message, updates, done)
+
+    def stage(self, job: JobFacts, known: str) -> tuple[str, str]:
+        """Return the stage rank 0 reports; until it does again, the one last reported."""
+        phase = job.progress.phase if job.progress else known
+        reason = _STAGES.get(phase, "Starting")
+        return reason, _MESSAGES[reason]
+
+    def seen(self, job: JobFacts) -> dict[str, Any]:
+        """Record the Job, its pods and its progress."""
+        experiment = experiment_of(self.observed)
+        updates = seen_attempt(self.observed, job, service=experiment.metadata.name)
+        ready = sum(pod.ready for pod in job.pods)
+        updates["pods"] = PodCounts(ready=ready, total=experiment.spec.compute.nodes)
+        told = reported(experiment.status, job.progress, self.observed.now) if job.progress else {}
+        return updates | told
+
+    def learned(self, job: JobFacts) -> dict[str, Any]:
+        """Record the checkpoints that the pods left."""
+        status = experiment_of(self.observed).status
+        return last_words(status, [pod.outcome for pod in job.pods if pod.outcome])
+
+    def verdicts(self, updates: Mapping[str, Any]) -> Mapping[str, Verdict]:
+        """Everything before training is settled."""
+        known = experiment_of(self.observed).status.checkpoints
+        return {
+            DEPENDENCIES_READY: AS_EXPECTED,
+            PLANNED: AS_EXPECTED,
+            CHECKPOINT_AVAILABLE: _available(updates.get("checkpoints", known)),
+        }
+
+    def warnings(self, updates: Mapping[str, Any]) -> tuple[Event, ...]:
+        """Return an event when damaged checkpoints were set aside."""
+        known = experiment_of(self.observed).status.checkpoints
+        found: Checkpoints = updates.get("checkpoints", known)
+        if found.quarantined <= known.quarantined:
+            return ()
+        return (Event("Warning", "Quarantined", _available(found).message),)
+
+
+def _config(observed: Observed, of: Owner) -> TrainingConfig:
+    experiment = experiment_of(observed)
+    status, spec, metadata = experiment.status, experiment.spec, experiment.metadata
+    place, plan = location(spec.storage, observed.policy.default_location), status.plan
+    return TrainingConfig(
+        identity=identity(of),
+        spec=spec,
+        dataset=settled(status.dataset, "status.dataset"),
+        model=settled(status.model, "status.model"),
+        plan=settled(plan, "status.plan"),
+        prepared_uri=status.preparation.uri,
+        prepared_digest=status.preparation.digest,
+        location=settled(place, "spec.storage"),
+        prefix=storage_prefix(EXPERIMENT, metadata.namespace, metadata.name, metadata.uid),
+        ranks=world_size(spec.compute),
+        grain=settled(plan, "status.plan").ranks,
+        known_checkpoints=_known(status.checkpoints),
+    )
+
+
+def _known(checkpoints: Checkpoints) -> list[CheckpointRef]:
+    found = {c.digest: c for c in (checkpoints.latest, checkpoints.best) if c}
+    return [CheckpointRef(step=c.step, uri=c.uri, digest=c.digest) for c in found.values()]
+
+
+def _grace_seconds(checkpoints: Checkpoints) -> int:
+    """Three times the slowest measured save: a checkpoint fits into it with room to spare."""
+    return max(GRACE_SECONDS, round(3 * (checkpoints.save_seconds or 0)))
+
+
+def _available(checkpoints: Checkpoints) -> Verdict:
+    latest = checkpoints.latest
+    if latest is None:
+        return NOT_YET
+    if not checkpoints.quarantined:
+        return AS_EXPECTED
+    count = checkpoints.quarantined
+    noun = "checkpoint was" if count == 1 else "checkpoints were"
+    message = f"{count} damaged {noun} set aside; step {latest.step} is the newest verified one"
+    return Verdict("True", "Quarantined", message)
+
+
+def _finished(observed: Observed, step: int) -> Any:
+    progress = experiment_of(observed).status.progress
+    if progress is None:
+        return None
+    done = {"percentage": 100, "step": max(step, progress.step), "stage": "Completed"}
+    return progress.model_copy(update=done | {"eta": None, "estimated_remaining_seconds": None})
