@@ -1,0 +1,171 @@
+"""Which reads make an Observed: the cache, and the server itself where staleness could destroy.
+
+Read live are: references the cache does not have, the Job that comes next when the cache does not
+have it, and the pods before a new attempt follows an old one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+
+from pydantic import ValidationError
+
+from finetune_api.dataset import Dataset
+from finetune_api.finetune_experiment import FineTuneExperiment
+from finetune_api.model_export import ModelExport
+from finetune_api.names import (
+    DATASET,
+    EXPERIMENT,
+    EXPORT,
+    OWNER_LABELS,
+    attempt_job,
+    dataset_job,
+    export_job,
+    preparation_job,
+)
+from finetune_operator.child_facts import controller, project
+from finetune_operator.cluster.cluster_protocol import Cluster
+from finetune_operator.cluster.resources import JOBS, OURS, PODS
+from finetune_operator.errors import MalformedError
+from finetune_operator.gathered_children import GatheredChildren
+from finetune_operator.object_cache import ObjectCache
+from finetune_operator.observed import JobFacts, Key, Manifest, Observed, OurObject, Policy
+from finetune_operator.status import is_final
+
+_MODELS: dict[str, type[Dataset | FineTuneExperiment | ModelExport]] = {
+    DATASET: Dataset,
+    EXPERIMENT: FineTuneExperiment,
+    EXPORT: ModelExport,
+}
+
+
+class Gather:
+    """Makes the Observed of a key."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: ObjectCache,
+        *,
+        policy: Policy,
+        fence: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._cluster, self._cache = cluster, cache
+        self._policy, self._fence = policy, fence
+
+    async def __call__(self, key: Key) -> Observed | None:
+        """Return what one decision may depend on; None if the object is not known."""
+        text = self._cache.text(key)
+        if text is None:
+            return None
+        found = parsed(key, text)
+        children = GatheredChildren(key, found.metadata.uid, self._cache)
+        foreign: frozenset[str] = frozenset()
+        if not is_final(found.status):
+            foreign = await self._next_job(key, found, children)
+            await self._unseen_pods(key, found, children)
+        return Observed(
+            key=key,
+            object=found,
+            now=self._cluster.now(),
+            policy=self._policy,
+            fence=self._fence(),
+            jobs=children.jobs(),
+            references=await self._references(key, found),
+            foreign_names=foreign,
+            predecessor_pods=children.predecessor_pods(),
+        )
+
+    async def _next_job(
+        self, key: Key, found: OurObject, children: GatheredChildren
+    ) -> frozenset[str]:
+        """Read the Job that a step might create; return its name if it is somebody else's."""
+        name = next_job_name(key, found)
+        if children.has_job(name):
+            return frozenset()
+        live = await self._cluster.read(JOBS, key.namespace, name)
+        if live is None:
+            return frozenset()
+        holder = controller(live)
+        if holder.get("uid") == found.metadata.uid:
+            children.add(project(_with_kind(live, JOBS.api_version, JOBS.kind)))
+            return frozenset()
+        predecessor = (holder.get("kind"), holder.get("name")) == (key.kind, key.name)
+        return frozenset() if predecessor else frozenset({f"Job {name}"})
+
+    async def _unseen_pods(self, key: Key, found: OurObject, children: GatheredChildren) -> None:
+        """List pods where one that the cache does not know yet would be judged not to exist."""
+        if not (_is_between_attempts(found) or _lacks_last_word(children.jobs())):
+            return
+        labels = f"{OWNER_LABELS[key.kind]}={key.name}"
+        async for page in self._cluster.pages(PODS, labels=labels):
+            for pod in page.items:
+                if pod["metadata"]["namespace"] == key.namespace:
+                    children.add(project(_with_kind(pod, PODS.api_version, PODS.kind)))
+
+    async def _references(self, key: Key, found: OurObject) -> Mapping[Key, OurObject | None]:
+        wanted = references_of(key, found)
+        return {reference: await self._referenced(reference) for reference in wanted}
+
+    async def _referenced(self, reference: Key) -> OurObject | None:
+        text = self._cache.text(reference)
+        if text is not None:
+            return parsed(reference, text)
+        resource = OURS[reference.kind]
+        live = await self._cluster.read(resource, reference.namespace, reference.name)
+        return None if live is None else parsed(reference, json.dumps(live).encode())
+
+
+def parsed(key: Key, text: bytes) -> OurObject:
+    """Return a stored object; raises MalformedError if it does not fit its own schema."""
+    try:
+        return _MODELS[key.kind].model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = f"{key.kind} {key.name}: {place}: {first['msg']}; apply it again"
+        raise MalformedError(message) from error
+
+
+def references_of(key: Key, found: OurObject) -> tuple[Key, ...]:
+    """Return the objects a decision needs, as long as it needs them."""
+    if is_final(found.status):
+        return ()
+    if isinstance(found, FineTuneExperiment) and not found.status.preparation.complete:
+        return (Key(DATASET, key.namespace, found.spec.dataset.name),)
+    if isinstance(found, ModelExport):
+        return (Key(EXPERIMENT, key.namespace, found.spec.source.experiment.name),)
+    return ()
+
+
+def next_job_name(key: Key, found: OurObject) -> str:
+    """Return the name of the Job that is under way or comes next."""
+    attempt = found.status.attempt
+    number = attempt.number + (attempt.number == 0 or attempt.ended is not None)
+    if not isinstance(found, FineTuneExperiment):
+        return (dataset_job if key.kind == DATASET else export_job)(key.name, number)
+    preparation = found.status.preparation
+    if preparation.complete:
+        return attempt_job(key.name, number)
+    prepared = preparation.attempt + (preparation.attempt == 0 or preparation.ended is not None)
+    return preparation_job(key.name, max(1, found.status.revision), prepared)
+
+
+def _is_between_attempts(found: OurObject) -> bool:
+    return found.status.attempt.ended is not None
+
+
+def _lacks_last_word(jobs: Iterable[JobFacts]) -> bool:
+    """Tell whether a Job has ended and its first pod, as far as known, has not."""
+    return any(
+        (job.complete or job.failed)
+        and not job.gone
+        and not any(pod.index == 0 and not pod.may_run for pod in job.pods)
+        for job in jobs
+    )
+
+
+def _with_kind(item: Manifest, api_version: str, kind: str) -> Manifest:
+    """Items of a list carry no kind of their own."""
+    return {"apiVersion": api_version, "kind": kind} | item

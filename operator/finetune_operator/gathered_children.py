@@ -1,0 +1,91 @@
+"""Puts an object's Jobs and Pods together, and tells them from those of a predecessor."""
+
+from __future__ import annotations
+
+from finetune_api.names import OWNER_UID_ANNOTATION
+from finetune_api.run_progress import Progress
+from finetune_operator.child_facts import controller, job_facts, pod_facts
+from finetune_operator.object_cache import ObjectCache
+from finetune_operator.observed import JobFacts, Key, Manifest, PodFacts
+
+
+class GatheredChildren:
+    """Children of one object: those of the cache, and those read live in addition."""
+
+    def __init__(self, owner: Key, owner_uid: str, cache: ObjectCache) -> None:
+        self._uid, self._cache = owner_uid, cache
+        self._jobs: dict[str, tuple[Manifest, bool]] = {}
+        self._pods: dict[str, tuple[Manifest, bool]] = {}
+        for child in cache.children(owner, "Job"):
+            self._jobs[child.key[2]] = (child.manifest(), child.gone)
+        for child in cache.children(owner, "Pod"):
+            self._pods[child.key[2]] = (child.manifest(), child.gone)
+
+    def add(self, live: Manifest) -> None:
+        """Add what a live read has shown; it is newer than the cache."""
+        known = self._jobs if live["kind"] == "Job" else self._pods
+        known[live["metadata"]["uid"]] = (live, False)
+
+    def has_job(self, name: str) -> bool:
+        """Tell whether a Job of this name and owner is known."""
+        return any(self._owns(job) and _name(job) == name for job, _ in self._jobs.values())
+
+    def jobs(self) -> tuple[JobFacts, ...]:
+        """Return the object's Jobs, and one for each group of its pods whose Job is not known."""
+        pods: dict[str, list[PodFacts]] = {}
+        orphans: dict[str, Manifest] = {}
+        for pod, gone in self._pods.values():
+            if not self._is_own_pod(pod):
+                continue
+            job_uid = controller(pod).get("uid", "")
+            pods.setdefault(job_uid, []).append(pod_facts(pod, gone=gone))
+            if job_uid not in self._jobs:
+                orphans.setdefault(job_uid, _vanished_job(pod))
+        known = {uid: (job, gone) for uid, (job, gone) in self._jobs.items() if self._owns(job)} | {
+            uid: (job, True) for uid, job in orphans.items()
+        }
+        return tuple(
+            job_facts(job, pods.get(uid, ()), gone=gone, progress=self._progress(uid, job))
+            for uid, (job, gone) in sorted(known.items())
+        )
+
+    def predecessor_pods(self) -> int:
+        """Return the number of pods of a deleted object of the same name that may still run."""
+        strangers = (
+            pod_facts(pod, gone=gone)
+            for pod, gone in self._pods.values()
+            if not self._is_own_pod(pod)
+        )
+        return sum(pod.may_run for pod in strangers)
+
+    def _owns(self, job: Manifest) -> bool:
+        return bool(controller(job).get("uid") == self._uid)
+
+    def _is_own_pod(self, pod: Manifest) -> bool:
+        annotations = pod["metadata"].get("annotations") or {}
+        return bool(annotations.get(OWNER_UID_ANNOTATION, self._uid) == self._uid)
+
+    def _progress(self, job_uid: str, job: Manifest) -> Progress | None:
+        told = self._cache.progress(job_uid)
+        attempt = job_facts(job).attempt
+        return told if told and told.run == f"{self._uid}/{attempt}" else None
+
+
+def _name(manifest: Manifest) -> str:
+    return str(manifest["metadata"]["name"])
+
+
+def _vanished_job(pod: Manifest) -> Manifest:
+    """Return what a pod still says of its Job: name, labels, and nothing of how it ended."""
+    metadata, holder = pod["metadata"], controller(pod)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": holder.get("name", ""),
+            "namespace": metadata["namespace"],
+            "uid": holder.get("uid", ""),
+            "labels": metadata.get("labels") or {},
+        },
+        "status": {},
+    }
