@@ -7,13 +7,15 @@ from pathlib import Path
 from finetune_api.crds import crds
 from finetune_api.names import PLURALS
 from finetune_cli.chart_files import chart_files
+from finetune_cli.dashboard_files import dashboard_files
+from finetune_cli.reference_pages import reference_files
 from finetune_cli.write_manifests import manifest_yaml
 
 
 def generated_files() -> dict[str, str]:
     """Return the text of each generated file by its path below the repository."""
-    plain = {f"crds/{PLURALS[kind]}.yaml": manifest_yaml(crd) for kind, crd in crds().items()}
-    return plain | chart_files()
+    definitions = {f"crds/{PLURALS[kind]}.yaml": manifest_yaml(crd) for kind, crd in crds().items()}
+    return {**definitions, **chart_files(), **reference_files()}
 
 
 def generate(target_dir: Path) -> list[Path]:
