@@ -29,7 +29,7 @@ from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import JOBS, OURS, PODS
 from finetune_operator.errors import MalformedError
 from finetune_operator.gathered_children import GatheredChildren
-from finetune_operator.object_cache import ObjectCache
+from finetune_operator.object_cache import ObjectCache, owner_key
 from finetune_operator.observed import JobFacts, Key, Manifest, Observed, OurObject, Policy
 from finetune_operator.status import is_final
 
@@ -101,7 +101,7 @@ class Gather:
         labels = f"{OWNER_LABELS[key.kind]}={key.name}"
         async for page in self._cluster.pages(PODS, labels=labels):
             for pod in page.items:
-                if pod["metadata"]["namespace"] == key.namespace:
+                if owner_key(pod) == key:
                     children.add(project(_with_kind(pod, PODS.api_version, PODS.kind)))
 
     async def _references(self, key: Key, found: OurObject) -> Mapping[Key, OurObject | None]:
