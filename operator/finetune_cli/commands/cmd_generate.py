@@ -15,7 +15,7 @@ from finetune_cli.write_manifests import manifest_yaml
 def generated_files() -> dict[str, str]:
     """Return the text of each generated file by its path below the repository."""
     definitions = {f"crds/{PLURALS[kind]}.yaml": manifest_yaml(crd) for kind, crd in crds().items()}
-    return {**definitions, **chart_files(), **reference_files()}
+    return {**definitions, **chart_files(), **dashboard_files(), **reference_files()}
 
 
 def generate(target_dir: Path) -> list[Path]:
