@@ -1,0 +1,261 @@
+"""What the operator and the trainer observed of an experiment."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_api.meta import ApiModel
+from finetune_api.status_parts import ObjectStatus
+
+
+class DatasetPin(ApiModel):
+    """The snapshot a run uses."""
+
+    name: str = Field(max_length=253)
+    """name of the Dataset."""
+    digest: str = Field(max_length=71)
+    """digest of its snapshot."""
+    uri: str = Field(default="", max_length=256)
+    """uri of its snapshot."""
+    train: int = 0
+    """train samples used."""
+    validation: int = 0
+    """validation samples used."""
+
+
+class ModelStatus(ApiModel):
+    """The resolved starting weights."""
+
+    name: str = Field(max_length=253)
+    """name or place of the model."""
+    commit: str | None = Field(default=None, max_length=64)
+    """commit of a Hub model."""
+    architecture: str | None = Field(default=None, max_length=63)
+    """architecture from its configuration."""
+    parameters: int | None = None
+    """parameters in all."""
+    trainable_parameters: int | None = None
+    """trainableParameters of the run."""
+
+
+class PlanStatus(ApiModel):
+    """Resolved choices, recorded before a GPU is asked for; a restart uses the recorded values."""
+
+    template: str = Field(max_length=63)
+    """template used."""
+    compute_dtype: str = Field(max_length=63)
+    """computeDtype used."""
+    strategy: str = Field(max_length=63)
+    """strategy used."""
+    gpus: int
+    """gpus of an attempt."""
+    ranks: int
+    """ranks of an attempt."""
+    max_length: int
+    """maxLength in tokens."""
+    per_device_batch_size: int
+    """perDeviceBatchSize in samples."""
+    global_batch_size: int
+    """globalBatchSize in samples per step."""
+    max_tokens_per_device: int
+    """maxTokensPerDevice of a micro-batch."""
+    steps_per_epoch: int
+    """stepsPerEpoch over all ranks."""
+    total_steps: int
+    """totalSteps of the run."""
+    warmup_steps: int
+    """warmupSteps of the schedule."""
+    seed: int
+    """seed of the run."""
+    epochs: float
+    """epochs of the run."""
+    learning_rate: float
+    """learningRate at the peak."""
+    rank: int | None = None
+    """rank of the adapter."""
+    alpha: float | None = None
+    """alpha of the adapter."""
+    digest: str = Field(default="", max_length=71)
+    """digest of everything that defines the trajectory."""
+
+
+class PreparationStatus(ApiModel):
+    """The preparation of this revision."""
+
+    attempt: int = 0
+    """attempt of the preparation Job, from 1."""
+    uri: str = Field(default="", max_length=256)
+    """uri of what it wrote."""
+    digest: str = Field(default="", max_length=71)
+    """digest of its manifest."""
+    complete: bool = False
+    """complete once its result is recorded."""
+    spec_digest: str = Field(default="", max_length=71)
+    """specDigest of what it prepared."""
+    ended: str | None = Field(default=None, max_length=63)
+    """ended is the failure class of a preparation that ended badly."""
+    ended_time: datetime | None = None
+    """endedTime is when the end was recorded."""
+
+
+class Truncation(ApiModel):
+    """What the length limit did."""
+
+    samples: int = 0
+    """samples shortened."""
+    answers: int = 0
+    """answers cut."""
+    dropped: int = 0
+    """dropped samples."""
+    lost_tokens: int = 0
+    """lostTokens in all."""
+    lost_share: float = 0.0
+    """lostShare of all tokens."""
+    fits_ninety_nine: int = 0
+    """fitsNinetyNine is the length that fits 99 % of the samples."""
+    fits_all: int = 0
+    """fitsAll is the length that fits all samples."""
+
+
+class ExperimentProgress(ApiModel):
+    """How far training is."""
+
+    percentage: int = Field(default=0, ge=0, le=100)
+    """percentage of the steps done."""
+    step: int = 0
+    """step done."""
+    total_steps: int = 0
+    """totalSteps of the run."""
+    estimated_remaining_seconds: int | None = None
+    """estimatedRemainingSeconds of the run."""
+    epoch: float | None = None
+    """epoch as a fraction."""
+    loss: float | None = None
+    """loss in nats per supervised token, last logged."""
+    learning_rate: float | None = None
+    """learningRate now."""
+    grad_norm: float | None = None
+    """gradNorm before clipping, last logged."""
+    tokens_per_second: float | None = None
+    """tokensPerSecond over all ranks."""
+    eta: str | None = Field(default=None, max_length=63)
+    """eta is the remaining time as text."""
+    stage: str = Field(default="", max_length=63)
+    """stage is what the run does now."""
+    update_time: datetime | None = None
+    """updateTime is when this was read."""
+
+
+class MetricStatus(ApiModel):
+    """One number of one evaluation."""
+
+    name: str = Field(max_length=63)
+    """name as reported: loss, perplexity_corpus."""
+    split: str = Field(max_length=63)
+    """split evaluated."""
+    value: float
+    """value of the metric."""
+    step: int
+    """step it was measured at."""
+    rows: int = 0
+    """rows counted."""
+
+
+class BestStatus(ApiModel):
+    """The best evaluation so far."""
+
+    metric: str = Field(max_length=63)
+    """metric that decides."""
+    value: float
+    """value reached."""
+    step: int
+    """step it was reached at."""
+
+
+class CheckpointStatus(ApiModel):
+    """One verified checkpoint."""
+
+    step: int
+    """step it holds."""
+    uri: str = Field(max_length=256)
+    """uri in storage."""
+    digest: str = Field(max_length=71)
+    """digest of its manifest."""
+    attempt: int = 0
+    """attempt that wrote it."""
+
+
+class Checkpoints(ApiModel):
+    """The checkpoints of the run."""
+
+    latest: CheckpointStatus | None = None
+    """latest verified checkpoint."""
+    best: CheckpointStatus | None = None
+    """best verified checkpoint."""
+    quarantined: int = 0
+    """quarantined: damaged ones that were set aside."""
+    save_seconds: float | None = None
+    """saveSeconds is the slowest save."""
+
+
+class Result(ApiModel):
+    """What training left behind."""
+
+    checkpoint: Literal["Best", "Last"]
+    """checkpoint chosen."""
+    step: int
+    """step it holds."""
+    uri: str = Field(max_length=256)
+    """uri in storage."""
+    digest: str = Field(max_length=71)
+    """digest of its manifest."""
+    kind: Literal["Adapter", "Model"]
+    """kind of the weights."""
+    reason: str = Field(default="", max_length=128)
+    """reason of the choice."""
+
+
+class PodCounts(ApiModel):
+    """Pods of the live attempt."""
+
+    ready: int = 0
+    """ready pods."""
+    total: int = 0
+    """total pods."""
+
+
+class ExperimentStatus(ObjectStatus):
+    """What became of the run."""
+
+    preparation: PreparationStatus = PreparationStatus()
+    """preparation of this revision."""
+    dataset: DatasetPin | None = None
+    """dataset is the pinned snapshot."""
+    model: ModelStatus | None = None
+    """model is the resolved starting weights."""
+    plan: PlanStatus | None = None
+    """plan holds resolved choices."""
+    truncation: Truncation | None = None
+    """truncation is what the length limit did."""
+    progress: ExperimentProgress | None = None
+    """progress of training."""
+    metrics: list[MetricStatus] = Field(
+        default_factory=list,
+        max_length=32,
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name", "split", "step"],
+        },
+    )
+    """metrics of the baseline and of the latest evaluation."""
+    best: BestStatus | None = None
+    """best evaluation so far."""
+    checkpoints: Checkpoints = Checkpoints()
+    """checkpoints of the run."""
+    result: Result | None = None
+    """result of training."""
+    pods: PodCounts | None = None
+    """pods of the live attempt."""
