@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ from typing import Any
 from finetune_api import names
 from finetune_api.run_outcome import Outcome
 from finetune_trainer.path_store import PathStore
+from finetune_trainer.rank_folder import FOLDER_ENV, RankFolder
+from finetune_trainer.token_cache import fetch_prepared
+from finetune_trainer.watchdog import Heartbeat, pulse
 from toy_llama import toy_llama_folder, write_preparation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +101,15 @@ class TrainingGround:
             "PET_NPROC_PER_NODE": str(config["ranks"]),
         }
 
+    def forked(
+        self, config: dict[str, Any], *, die: dict[int, int] | None = None, world: int = 0
+    ) -> Ranks:
+        """Run the ranks of an attempt as forks of this process, which has imported torch already.
+
+        `die` says after which step a rank is killed, as by SIGKILL.
+        """
+        return Ranks(self, config, die or {}, world or config["ranks"])
+
     def started(self, config: dict[str, Any]) -> subprocess.Popen[bytes]:
         """Start verb `train` as the first process of a pod."""
         paths = [str(ROOT / one) for one in ("operator", "trainer_image")]
@@ -151,6 +164,77 @@ class TrainingGround:
         return found
 
 
-def kill(process: int) -> None:
-    """End a process as a lost node would."""
-    os.kill(process, signal.SIGKILL)
+class Ranks:
+    """Forked rank processes of one attempt, without a launcher."""
+
+    def __init__(
+        self, ground: TrainingGround, config: dict[str, Any], die: dict[int, int], world: int
+    ) -> None:
+        variables = ground.environment(config)
+        scratch = Path(variables[names.SCRATCH_DIR_ENV])
+        self.folder = RankFolder(scratch / "ranks-forked")
+        self.folder.path.mkdir(parents=True)
+        prepared = fetch_prepared(
+            ground.store.child("prepared-1-1"), ground.digest, self.folder.path / "prepared"
+        )
+        self.folder.set_inputs(model=ground.model, prepared=prepared)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        shared = variables | {
+            FOLDER_ENV: str(self.folder.path),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "OMP_NUM_THREADS": "1",
+        }
+        self.processes = [
+            _forked(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, die.get(rank))
+            for rank in range(world)
+        ]
+
+    def outcomes(self) -> list[Outcome | None]:
+        """Wait for all ranks; None for one that was killed."""
+        for process in self.processes:
+            os.waitpid(process, 0)
+        return [self.folder.ending(rank) for rank in range(len(self.processes))]
+
+    def completed(self) -> Outcome:
+        """Wait for all ranks and return rank 0's outcome, which must be a good one."""
+        outcomes = self.outcomes()
+        assert {one.failure_class if one else None for one in outcomes} == {"Completed"}, outcomes
+        assert outcomes[0] is not None
+        return outcomes[0]
+
+    def at_step(self, step: int) -> None:
+        """Wait until rank 0 has taken `step` steps."""
+        for _ in range(2400):
+            if pulse(self.folder.heartbeat(0)).steps >= step:
+                return
+            time.sleep(0.025)
+        raise AssertionError(f"step {step} was not reached")
+
+
+def _forked(variables: dict[str, str], die_after: int | None) -> int:
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        os.environ.update(variables)
+        if die_after is not None:
+            beat = Heartbeat.step_done
+
+            def dying(self: Heartbeat, steps: int, seconds: float) -> None:
+                beat(self, steps, seconds)
+                if steps >= die_after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            Heartbeat.step_done = dying
+        from finetune_trainer.run import rank_process
+
+        code = rank_process()
+    finally:
+        os._exit(code)

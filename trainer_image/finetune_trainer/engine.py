@@ -5,6 +5,7 @@ The loop knows only this contract: `loss_sum`, `backward`, `clip_and_step`, `sta
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -119,6 +120,9 @@ class Engine:
 
     def _replicated(self) -> nn.Module:
         # Every rank loads the same file and draws adapters by name: nothing needs to be sent.
-        return DistributedDataParallel(
-            self.task, broadcast_buffers=False, init_sync=False, bucket_cap_mb=512
-        )
+        with warnings.catch_warnings():
+            # torch 2.15 renames broadcast_buffers; its successor does not exist in 2.11.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(
+                self.task, broadcast_buffers=False, init_sync=False, bucket_cap_mb=512
+            )

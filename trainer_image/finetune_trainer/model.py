@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zlib
 from enum import Enum
 from pathlib import Path
@@ -71,7 +72,10 @@ def trainable_model(
         target_modules=adapter.target_modules or "all-linear",
     )
     try:
-        model: nn.Module = get_peft_model(base, config, autocast_adapter_dtype=True)
+        with warnings.catch_warnings():
+            # peft 0.21 reads an attribute that transformers 5.23 has renamed.
+            warnings.simplefilter("ignore", FutureWarning)
+            model: nn.Module = get_peft_model(base, config, autocast_adapter_dtype=True)
     except ValueError as error:
         raise ConfigurationError(
             f"spec.adapter.targetModules: {adapter.target_modules} match no linear layer of the "
