@@ -173,7 +173,7 @@ def _unknown_columns(
 
 def missing_column(name: str, columns: Sequence[str], file: str) -> Problem:
     """Return the finding that a mapped column does not exist, with the nearest one."""
-    near = get_close_matches(name, columns, n=1)
+    near = get_close_matches(name, columns, n=1, cutoff=0.7)
     fix = f'did you mean "{near[0]}"?' if near else "map a column that exists"
     seen = shortened(", ".join(columns), 80)
     detail = f'no column "{shortened(name, 40)}"; columns: {seen}'

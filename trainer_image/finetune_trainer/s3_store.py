@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from finetune_api.storage import S3
 
 PART_BYTES = 32 << 20
+RETRIES = 10
+"""Times boto3 asks again, with growing delays: a gateway that restarts is waited for."""
 TRIES = 3
 """Times a download starts again after the stream broke; requests are retried by boto3 itself."""
 
@@ -35,7 +37,7 @@ def s3_client(location: S3) -> Any:
     config = Config(
         signature_version=UNSIGNED if location.anonymous else "s3v4",
         s3={"addressing_style": "path" if location.path_style else "auto"},
-        retries={"mode": "standard", "total_max_attempts": 10},
+        retries={"mode": "standard", "total_max_attempts": RETRIES},
         connect_timeout=10,
         read_timeout=60,
         # Servers other than AWS do not all know checksums in trailers; ours go in headers.
@@ -232,16 +234,16 @@ def translated(error: ClientError | BotoCoreError, where: str) -> Exception:
 
 
 def _refused(status: int, code: str, where: str) -> Exception:
+    if status == 507 or "Quota" in code or "Storage" in code:
+        return ResourcesExhaustedError(
+            f"{where}: the object store is full ({code}); free space or raise its quota",
+            reason="NoSpace",
+        )
     if status in {401, 403}:
         return AccessError(
             f"{where}: the object store answers {status} {code}; grant the permission on this "
             "prefix, or correct the Secret",
             reason="AccessDenied",
-        )
-    if status == 507 or "Quota" in code or "Storage" in code:
-        return ResourcesExhaustedError(
-            f"{where}: the object store is full ({code}); free space or raise its quota",
-            reason="NoSpace",
         )
     return ExternalServiceError(
         f"{where}: the object store answers {status} {code}; repair it or try again later",
