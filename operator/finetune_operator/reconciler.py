@@ -89,7 +89,7 @@ class Reconciler:
             self._forget(key)
             return
         decided = plan(observed)
-        self._cache.set_references(key, decided.waits_for)
+        self._wait_for(observed, decided.waits_for)
         refusal: OperatorError | None = None
         try:
             await self._carry_out(observed, decided)
@@ -100,6 +100,14 @@ class Reconciler:
         if refusal is not None:
             raise refusal
         self._follow_up(key, decided)
+
+    def _wait_for(self, observed: Observed, references: tuple[Key, ...]) -> None:
+        """Register what the key waits for, and notice what changed since it was observed."""
+        self._cache.set_references(observed.key, references)
+        for reference in references:
+            seen, known = observed.references.get(reference), self._cache.version(reference)
+            if known and (seen is None or seen.metadata.resource_version != known[1]):
+                self._queue.add(observed.key)
 
     async def _carry_out(self, observed: Observed, decided: Plan) -> None:
         uid = observed.object.metadata.uid

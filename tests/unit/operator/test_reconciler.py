@@ -232,3 +232,14 @@ async def test_the_status_goes_to_the_version_that_was_observed(ground):
         await ground.reconciler.reconcile(FAQ)
     stored = ground.cluster.objects["Dataset", "ml", "faq"]
     assert json.dumps(stored["status"]) == '{"attempt": {"number": 3}}'
+
+
+async def test_what_appears_while_it_is_being_missed_is_not_slept_through(ground):
+    """The reference index cannot wake a key that is not in it yet."""
+    missing = dataset()
+    missing["metadata"] = {"name": "other", "namespace": "ml", "uid": "u2"}
+    ground.answer = Plan(status=told("Preparing"), waits_for=(OTHER,))
+    ground.cache.store(OTHER, ground.cluster.put(missing))  # after gather looked, before the plan
+    ground.queue.finished(await ground.queue.take())
+    await ground.reconciler.reconcile(FAQ)
+    assert ground.queue.depth() == 1

@@ -1,0 +1,165 @@
+"""The whole operator as a process, against an emulated API server that can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from emulated_api_server import EmulatedApiServer, Fault
+from finetune_operator.cluster.api_transport import RIGHTS
+from operator_process import operator_process, until
+
+pytestmark = pytest.mark.usefixtures("kubeconfig")
+
+
+def dataset(name: str = "faq") -> dict:
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "Dataset",
+        "metadata": {"name": name, "namespace": "ml"},
+        "spec": {
+            "recordType": "Text",
+            "sources": [{"name": "a", "inline": {"data": '{"text": "hello"}'}}],
+            "storage": {"volumeClaim": {"claimName": "results"}},
+        },
+    }
+
+
+def experiment(name: str = "run") -> dict:
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneExperiment",
+        "metadata": {"name": name, "namespace": "ml"},
+        "spec": {
+            "problemType": "CausalLM",
+            "model": {"name": "tiny"},
+            "dataset": {"name": "faq"},
+            "storage": {"volumeClaim": {"claimName": "results"}},
+        },
+    }
+
+
+def ready_reason(server: EmulatedApiServer, kind: str, name: str) -> str | None:
+    status = (server.find(kind, name) or {}).get("status") or {}
+    return next((c["reason"] for c in status.get("conditions", ()) if c["type"] == "Ready"), None)
+
+
+async def test_a_dataset_gets_its_job_and_a_status_and_then_there_is_rest(
+    server: EmulatedApiServer, tmp_path: Path
+):
+    async with operator_process(tmp_path) as operator:
+        await operator.working()
+        await server.put(dataset())
+        await until(lambda: server.find("Job", "faq-d1") and ready_reason(server, "Dataset", "faq"))
+        await asyncio.sleep(1)
+        writes = len(server.writes())
+        await asyncio.sleep(2)
+        assert server.writes()[writes:] == []
+        assert (await operator.get("/livez"))[0] == 200
+        assert (await operator.get("/readyz"))[0] == 200
+        assert await operator.stop() == 0
+        assert operator.complaints() == []
+    made = server.find("Dataset", "faq") or {}
+    assert not made["metadata"].keys() & {"annotations", "finalizers"}
+    lease = server.find("Lease", "finetune-operator") or {}
+    assert lease["spec"]["holderIdentity"] == ""
+    granted = {
+        (right.group, resource, verb)
+        for right in RIGHTS
+        for resource in right.resources
+        for verb in right.verbs
+    }
+    used = {(r.group, r.resource, r.verb) for r in server.requests}
+    assert {verb for verb in used if verb not in granted} == set()
+
+
+async def test_an_experiment_that_came_before_its_dataset_is_woken_by_it(
+    server: EmulatedApiServer, tmp_path: Path
+):
+    await server.put(experiment())
+    async with operator_process(tmp_path) as operator:
+        await until(lambda: ready_reason(server, "FineTuneExperiment", "run"))
+        before = (server.find("FineTuneExperiment", "run") or {})["status"]
+        await server.put(dataset())
+        await until(lambda: (server.find("FineTuneExperiment", "run") or {})["status"] != before)
+        assert operator.complaints() == []
+
+
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
+async def test_a_restarted_operator_makes_nothing_twice(
+    server: EmulatedApiServer, tmp_path: Path, number: str
+):
+    await server.put(dataset())
+    async with operator_process(tmp_path) as first:
+        await until(lambda: server.find("Job", "faq-d1"))
+        await first.stop(signal.Signals[number])
+    if number == "SIGKILL":
+        await server.remove("Lease", "finetune-operator")  # instead of waiting for its end
+    made = (server.find("Job", "faq-d1") or {})["metadata"]
+    async with operator_process(tmp_path) as second:
+        await second.working()
+        await until(lambda: ready_reason(server, "Dataset", "faq"))
+        await asyncio.sleep(1)
+        assert second.complaints() == []
+    jobs = [o for o in server.objects.values() if o["kind"] == "Job"]
+    assert [job["metadata"] for job in jobs] == [made]
+
+
+async def test_every_watch_losing_its_place_costs_nothing(
+    server: EmulatedApiServer, tmp_path: Path
+):
+    async with operator_process(tmp_path) as operator:
+        await operator.working()
+        await server.put(dataset())
+        await until(lambda: server.find("Job", "faq-d1"))
+        await server.forget_history()
+        await server.put(dataset("second"))
+        await until(lambda: server.find("Job", "second-d1"))
+        jobs = [o["metadata"]["name"] for o in server.objects.values() if o["kind"] == "Job"]
+        assert sorted(jobs) == ["faq-d1", "second-d1"]
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+async def test_a_failing_server_delays_and_nothing_else(
+    server: EmulatedApiServer, tmp_path: Path, status: int
+):
+    async with operator_process(tmp_path) as operator:
+        await operator.working()
+        headers = {"Retry-After": "1"} if status == 429 else {}
+        fault = Fault(lambda r: r.verb == "patch" and r.resource != "leases", status, 3, headers)
+        with server.failing(fault):
+            await server.put(dataset())
+            await until(lambda: ready_reason(server, "Dataset", "faq"))
+            await until(lambda: server.find("Job", "faq-d1"))
+        assert operator.complaints() == []
+
+
+async def test_a_server_that_rejects_the_credentials_ends_the_process(
+    server: EmulatedApiServer, tmp_path: Path
+):
+    async with operator_process(tmp_path) as operator:
+        await operator.working()
+        with server.failing(Fault(lambda r: r.resource == "leases", 401, 1000)):
+            await server.put(dataset())
+            with server.failing(Fault(lambda r: r.verb == "patch", 401, 1000)):
+                async with asyncio.timeout(30):
+                    assert await operator._process.wait() == 1
+        assert "canary-token" not in operator._log.read_text()
+
+
+async def test_a_second_operator_waits_and_takes_over(server: EmulatedApiServer, tmp_path: Path):
+    async with operator_process(tmp_path) as first:
+        await first.working()
+        async with operator_process(tmp_path) as second:
+            await second.ready()
+            assert not any(line["event"] == "working" for line in second.log())
+            await first.stop()
+            await second.working()
+            await server.put(dataset())
+            await until(lambda: server.find("Job", "faq-d1"))
+            await until(lambda: ready_reason(server, "Dataset", "faq"))
+            status = (server.find("Dataset", "faq") or {})["status"]
+            assert status["fence"] == 2
