@@ -7,6 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,8 @@ class Board:
             return
         self._published = now
         self.gauge("train_last_progress_timestamp_seconds", time.time())
+        for memory, size in _memory_bytes():
+            self.gauge("train_memory_bytes", size, kind=memory)
         answer = Progress(run=self._run, **self._values)
         _replace(self._folder / PROGRESS_FILE, answer.model_dump_json(by_alias=True).encode())
         _replace(self._folder / METRICS_FILE, generate_latest(self._registry))
@@ -221,6 +224,15 @@ GAUGES = {
     "gradient_norm": "train_gradient_norm",
     "learning_rate": "train_learning_rate",
 }
+
+
+def _memory_bytes() -> Iterator[tuple[str, int]]:
+    """Yield what rank 0 holds in host memory now, and held on the GPU at most."""
+    with suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        yield "resident", pages * os.sysconf("SC_PAGE_SIZE")
+    if torch.cuda.is_initialized():
+        yield "gpu_peak", torch.cuda.max_memory_allocated()
 
 
 def _replace(path: Path, content: bytes) -> None:
