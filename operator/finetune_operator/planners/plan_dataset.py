@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_api.conditions import SOURCE_RESOLVED, VALIDATED
+from finetune_api.conditions import FAILURE_REASONS, SOURCE_RESOLVED, VALIDATED
 from finetune_api.dataset import Dataset, DatasetProgress
 from finetune_api.names import dataset_job
 from finetune_api.run_outcome import DatasetSummary, FailureClass, Outcome
@@ -153,7 +153,12 @@ def _findings(dataset: Dataset, outcome: Outcome, summary: DatasetSummary) -> di
 
 
 def _first_finding(outcome: Outcome | None) -> str:
-    found = outcome.dataset.findings if outcome and outcome.dataset else []
+    """Return the name of the finding that failed the data, as the pod or its first error says."""
+    if outcome is None:
+        return ""
+    if outcome.reason and outcome.reason not in FAILURE_REASONS:
+        return outcome.reason
+    found = outcome.dataset.findings if outcome.dataset else []
     return next((finding.reason for finding in found if finding.severity == "Error"), "")
 
 
