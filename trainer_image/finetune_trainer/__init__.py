@@ -1,0 +1,1 @@
+"""What runs in job pods: data preparation, training, export."""
