@@ -28,6 +28,12 @@ class Answer:
     stored: dict[str, Any] | None = None
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """Return the spec as the server stores it, defaults included."""
+        spec: dict[str, Any] = (self.stored or {}).get("spec", {})
+        return spec
+
+    @property
     def fields(self) -> set[str]:
         """Return the fields that were refused."""
         return {field for field, _ in self.problems}
@@ -66,12 +72,16 @@ class AdmissionServer:
         """Delete a CRD."""
         self._ask("DELETE", f"{_CRDS}/{definition['metadata']['name']}", None)
 
+    def create(self, manifest: dict[str, Any]) -> Answer:
+        """Ask for an object, as a dry run."""
+        path = self._path(manifest["kind"])
+        return self._ask("POST", path, _of_trial_group(manifest), dryRun="All")
+
     def answer(self, case: Case) -> Answer:
         """Put one case to the server."""
-        path = f"/apis/{TRIAL_GROUP}/{VERSION}/namespaces/{self._namespace}/{PLURALS[case.kind]}"
-        stored = case.stored_manifest()
+        path, stored = self._path(case.kind), case.stored_manifest()
         if stored is None:
-            return self._ask("POST", path, _of_trial_group(case.manifest()), dryRun="All")
+            return self.create(case.manifest())
         one = f"{path}/{case.name}"
         existing = self._ask("POST", path, _of_trial_group(stored)).stored
         try:
@@ -85,6 +95,9 @@ class AdmissionServer:
             return self._ask("PUT", one, changed)
         finally:
             self._ask("DELETE", one, None)
+
+    def _path(self, kind: str) -> str:
+        return f"/apis/{TRIAL_GROUP}/{VERSION}/namespaces/{self._namespace}/{PLURALS[kind]}"
 
     def _ask(
         self,

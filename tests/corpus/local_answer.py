@@ -14,16 +14,20 @@ from finetune_operator.cluster.local_admission import AdmissionError, admit, adm
 def local_problems(case: Case) -> list[str]:
     """Put a case to local admission; return the sentences of its refusal."""
     try:
-        old = case.stored_manifest()
-        if old is not None:
-            old = admit_status(case.stored_status or {}, admit(old))
-        if case.status is not None and old is not None:
-            admit_status(case.status, old)
-        else:
-            admit(case.manifest(), old)
+        local_object(case)
     except AdmissionError as error:
         return list(error.problems)
     return []
+
+
+def local_object(case: Case) -> dict[str, Any]:
+    """Put a case to local admission; return what is stored, or raise AdmissionError."""
+    old = case.stored_manifest()
+    if old is not None:
+        old = admit_status(case.stored_status or {}, admit(old))
+    if case.status is not None and old is not None:
+        return admit_status(case.status, old)
+    return admit(case.manifest(), old)
 
 
 def rule_messages(kind: str) -> set[str]:

@@ -40,9 +40,14 @@ def schema_findings(manifest: Manifest, schema: Schema) -> list[str]:
         _validator(manifest["kind"]).iter_errors(manifest),
         key=lambda error: [str(part) for part in error.instance_path],
     )
-    return [_sentence(error, schema) for error in errors] + list(
-        _repeated_keys(manifest, schema, "")
-    )
+    mistyped = [error.instance_path for error in errors if error.kind.name == "type"]
+    said = [
+        error
+        for error in errors
+        if error.kind.name == "type" or error.instance_path not in mistyped
+    ]
+    repeated = _repeated_keys(manifest, schema, "")
+    return [*(_sentence(error, schema) for error in said), *repeated]
 
 
 @cache
