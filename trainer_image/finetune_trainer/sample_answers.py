@@ -10,7 +10,7 @@ from finetune_trainer.generate import Decoding, Prompt, generate
 from finetune_trainer.loop import Run
 from finetune_trainer.rank_folder import RankFolder
 from finetune_trainer.text_tokenizer import text_tokenizer
-from finetune_trainer.token_cache import open_prompts
+from finetune_trainer.token_cache import open_prompts, stop_tokens
 
 
 class SampleAnswers:
@@ -23,7 +23,7 @@ class SampleAnswers:
         generation = config.spec.generation
         self._decoding = Decoding(
             max_new_tokens=generation.max_new_tokens,
-            stop=self._stop_tokens(),
+            stop=frozenset(stop_tokens(folder.prepared)) | self._model_stop_tokens(),
             seed=config.plan.seed,
             do_sample=generation.do_sample,
             temperature=generation.temperature or 1.0,
@@ -69,13 +69,11 @@ class SampleAnswers:
         text: str = self._tokenizer.backend.decode(list(tokens), skip_special_tokens=True)
         return text.strip()
 
-    def _stop_tokens(self) -> frozenset[int]:
-        """Return every id that ends an answer: the model's own list and the tokenizer's."""
+    def _model_stop_tokens(self) -> frozenset[int]:
+        """Return the model's own list, which may be longer than the tokenizer's one end token."""
         model: Any = self._run.engine.task.model
         own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-        found = set(own) if isinstance(own, list) else {own}
-        if self._tokenizer is not None:
-            found.add(self._tokenizer.backend.token_to_id(self._tokenizer.special.end))
+        found = own if isinstance(own, list) else [own]
         return frozenset(token for token in found if token is not None)
 
 

@@ -85,12 +85,20 @@ def open_cache(folder: Path) -> TokenCache:
 
 def open_prompts(folder: Path) -> list[dict[str, Any]]:
     """Return the prompts for sample answers: `id`, `tokens`, `text`, `reference`."""
-    path = folder / "prompts.json"
-    if not path.exists():
-        return []
-    content = json.loads(path.read_bytes())
-    prompts: list[dict[str, Any]] = content["prompts"] if isinstance(content, dict) else content
+    prompts: list[dict[str, Any]] = _prompt_file(folder).get("prompts", [])
     return prompts
+
+
+def stop_tokens(folder: Path) -> list[int]:
+    """Return the ids that end an answer in the template preparation used."""
+    stop: list[int] = _prompt_file(folder).get("stop", [])
+    return stop
+
+
+def _prompt_file(folder: Path) -> dict[str, Any]:
+    path = folder / "prompts.json"
+    content: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return content
 
 
 def _mapped(path: Path, dtype: type[np.generic]) -> NDArray[Any]:

@@ -1,0 +1,41 @@
+"""A toy model with loss and engine in this process, for tests of single steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from finetune_api.training_settings import Adapter, AdapterType, Training
+from finetune_trainer.distributed import World
+from finetune_trainer.engine import Engine
+from finetune_trainer.model import load_base, trainable_model
+from finetune_trainer.optim import build_optimizer
+from finetune_trainer.problems.causal_lm import CausalLanguageModelling
+from toy_llama import toy_llama_folder
+
+
+def toy_engine(folder: Path, *, full: bool = True, dropout: float = 0.0, **model) -> Engine:
+    """Return an engine of one process in float32."""
+    torch.set_num_threads(1)
+    kind = AdapterType.NONE if full else AdapterType.LORA
+    base = load_base(toy_llama_folder(folder / "toy", **model), torch.float32)
+    adapter = Adapter(type=kind, dropout=dropout)
+    trained = trainable_model(base, adapter, rank=4, alpha=8.0, seed=5)
+    task = CausalLanguageModelling(trained, 5)
+    return Engine(task, build_optimizer(trained, Training()), World(), torch.float32)
+
+
+def gradients(engine: Engine) -> dict[str, torch.Tensor]:
+    """Return copies of all gradients by parameter name."""
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in engine.task.model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def tensors(engine: Engine) -> dict[str, torch.Tensor]:
+    """Return copies of everything an update may change."""
+    every = {**engine.weights(), **engine.moments()}
+    return {name: tensor.clone() for name, tensor in every.items()}
