@@ -19,7 +19,7 @@ from finetune_api.run_outcome import ExportSummary
 from finetune_trainer.byte_size import shown_size
 from finetune_trainer.export_artifact import export_dtype, exports_adapter, write_artifact
 from finetune_trainer.export_gate import Written, tolerance, verify_artifact
-from finetune_trainer.export_prompts import exported_prompting, questions
+from finetune_trainer.export_prompts import exported_prompting, questions, rendered_example
 from finetune_trainer.export_sources import export_sources
 from finetune_trainer.model_card import CardFacts, model_card
 from finetune_trainer.mounts import scratch_folder
@@ -88,7 +88,7 @@ def new_artifact(config: ExportJobConfig, report: StageReporter) -> Artifact:
     store, sources = _folder(config, config.identity.attempt), export_sources(config)
     _remove_leftovers(store)
     report.progress(SHARES["fetched"])
-    prompting = exported_prompting(config, sources)
+    prompting = exported_prompting(sources)
     files = write_artifact(
         config, sources, prompting, store, _between(report, "fetched", "written")
     )
@@ -104,7 +104,7 @@ def new_artifact(config: ExportJobConfig, report: StageReporter) -> Artifact:
         verification=verification,
         tolerance=tolerance(config),
         files={file.name: file.sha256 for file in files},
-        rendered_prompt=str(sources.prompts[0].get("text", "")) if sources.prompts else "",
+        rendered_prompt=rendered_example(sources),
         history=sources.report.get("history") or (),
         samples=sources.report.get("samples") or (),
         truncation=sources.truncation,

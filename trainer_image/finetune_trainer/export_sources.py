@@ -18,7 +18,6 @@ from finetune_trainer.store import (
     open_store,
     read_manifest,
 )
-from finetune_trainer.token_cache import open_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from finetune_api.storage import Location
 
 OPTIMIZER = "optimizer-"
-PROMPTS, TRUNCATION = "prompts.json", "truncation.json"
+PROMPTS, TRUNCATION, TEMPLATE = "prompts.json", "truncation.json", "template.json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,10 @@ class ExportSources:
     checkpoint: Path
     base: Path
     prompts: Sequence[Mapping[str, Any]] = ()
+    stop: Sequence[int] = ()
+    """stop are the token ids that end an answer."""
+    template: Mapping[str, str] = field(default_factory=dict)
+    """template is the chat template of the training: its name and source."""
     truncation: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
@@ -46,14 +49,16 @@ def export_sources(config: ExportJobConfig) -> ExportSources:
     scratch = scratch_folder() / "export"
     experiment = config.experiment_spec
     prepared = _prepared(config, scratch / "prepared")
-    truncation = prepared / TRUNCATION
+    asked = _json(prepared / PROMPTS)
     return ExportSources(
         checkpoint=_checkpoint(config, scratch / "checkpoint"),
         base=local_model_folder(
             experiment.model, experiment.hub, scratch / "base", config.model.commit
         ),
-        prompts=open_prompts(prepared),
-        truncation=json.loads(truncation.read_bytes()) if truncation.exists() else {},
+        prompts=asked.get("prompts", ()),
+        stop=asked.get("stop", ()),
+        template=_json(prepared / TEMPLATE),
+        truncation=_json(prepared / TRUNCATION),
         report=_report(config),
     )
 
@@ -84,9 +89,16 @@ def _prepared(config: ExportJobConfig, folder: Path) -> Path:
     store = stored_at(config.checkpoint_location, config.prepared_uri)
     manifest = _pinned(store, config.prepared_digest)
     present = {file.name for file in manifest.files}
-    names = [name for name in (PROMPTS, TRUNCATION) if name in present]
+    names = [name for name in (PROMPTS, TRUNCATION, TEMPLATE) if name in present]
     download_verified(store, manifest, folder, names)
     return folder
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content
 
 
 def _pinned(store: Store, digest: str) -> Manifest:

@@ -29,7 +29,8 @@ class CardFacts:
     files: Mapping[str, str]
     """files by name, with their SHA-256."""
     rendered_prompt: str = ""
-    history: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Sequence[float]] = ()
+    """history holds points that begin with step and loss."""
     samples: Sequence[Mapping[str, Any]] = ()
     truncation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -148,22 +149,13 @@ def _results(config: ExportJobConfig) -> str:
 
 
 def _curve(facts: CardFacts) -> str:
-    points = [
-        point
-        for point in facts.history
-        if point.get("step") is not None and _loss(point) is not None
-    ]
-    if not points:
+    if not facts.history:
         return "No training curve was recorded."
-    every = max(1, len(points) // CURVE_POINTS)
+    every = max(1, len(facts.history) // CURVE_POINTS)
     lines = ["| step | loss |", "|---|---|"]
-    lines += [f"| {point['step']} | {_number(_loss(point))} |" for point in points[::every]]
+    for step, loss, *_ in facts.history[::every]:
+        lines.append(f"| {int(step)} | {_number(loss)} |")
     return "\n".join(lines)
-
-
-def _loss(point: Mapping[str, Any]) -> float | None:
-    value = point.get("loss")
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _truncation(facts: CardFacts) -> str:

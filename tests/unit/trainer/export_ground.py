@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from finetune_api.run_config import ExportJobConfig
+from finetune_trainer.chat_template import RAW
 from finetune_trainer.stage_report import StageReporter
 from finetune_trainer.store import FileEntry, Store, open_store, write_manifest
 
@@ -185,12 +186,13 @@ def _prepared() -> dict[str, bytes]:
         for n in range(3)
     ]
     return {
-        "prompts.json": json.dumps(prompts).encode(),
+        "prompts.json": json.dumps({"version": 1, "prompts": prompts, "stop": [0]}).encode(),
+        "template.json": json.dumps({"name": "Raw", "source": RAW}).encode(),
         "truncation.json": json.dumps({"samples": 2, "lostTokens": 9}).encode(),
     }
 
 
 def _report() -> bytes:
     sample = {"prompt": "one plus two", "reference": "three", "base": "no", "tuned": "three!"}
-    history = [{"step": step, "loss": 3.0 - step / 10} for step in range(1, 8)]
+    history = [[step, 3.0 - step / 10, 1e-4, 1.0] for step in range(1, 8)]
     return json.dumps({"history": history, "samples": [sample]}).encode()

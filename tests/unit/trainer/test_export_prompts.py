@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from finetune_api.training_settings import Template
 from finetune_trainer.artifact_files import generation_config, tokenizer_files
+from finetune_trainer.chat_template import chosen_template
+from finetune_trainer.encode import Encoder
 from finetune_trainer.export_prompts import (
     exported_prompting,
     questions,
     trained_encoder,
 )
 from finetune_trainer.export_sources import ExportSources
-from unit.trainer.export_ground import PLAN, ExportGround
+from finetune_trainer.prompts import stop_ids
+from finetune_trainer.text_tokenizer import text_tokenizer
+from unit.trainer.export_ground import ExportGround
 
 EXCHANGE = [
     {"role": "system", "content": "short"},
@@ -37,21 +42,26 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExportGround:
 def config_and_sources(ground: ExportGround, template: str, spec: dict | None = None):
     if template == "Model":
         (ground.base / "chat_template.jinja").write_text(OWN_TEMPLATE)
-    config = ground.config(spec, plan=PLAN | {"template": template})
-    return config, ExportSources(checkpoint=ground.base, base=ground.base)
+    tokenizer = text_tokenizer(ground.base)
+    chosen = chosen_template(Template(template), tokenizer.chat_template, tokenizer.special)
+    sources = ExportSources(
+        checkpoint=ground.base,
+        base=ground.base,
+        stop=stop_ids(Encoder(tokenizer, chosen)),
+        template={"name": chosen.name, "source": chosen.source},
+    )
+    return ground.config(spec), sources
 
 
 @pytest.mark.parametrize("template", ["Raw", "ChatML", "Model"])
 def test_the_exported_tokenizer_renders_and_encodes_like_training(
     ground: ExportGround, tmp_path: Path, template: str
 ):
-    config, sources = config_and_sources(ground, template)
-    encoder = trained_encoder(config, sources)
+    _, sources = config_and_sources(ground, template)
+    encoder = trained_encoder(sources)
     exported = tmp_path / "exported"
     exported.mkdir()
-    for name, content in tokenizer_files(
-        ground.base, exported_prompting(config, sources).chat_template
-    ):
+    for name, content in tokenizer_files(ground.base, exported_prompting(sources).chat_template):
         (exported / name).write_bytes(content)
     tokenizer = AutoTokenizer.from_pretrained(exported)
     for messages, prompt in ((EXCHANGE, False), (EXCHANGE[:2], True)):
@@ -63,8 +73,8 @@ def test_the_exported_tokenizer_renders_and_encodes_like_training(
 
 
 def test_generation_ends_where_training_ended_answers(ground: ExportGround):
-    config, sources = config_and_sources(ground, "Raw")
-    ends = exported_prompting(config, sources).end_tokens
+    _, sources = config_and_sources(ground, "Raw")
+    ends = exported_prompting(sources).end_tokens
     assert ends == [AutoTokenizer.from_pretrained(ground.base).eos_token_id]
     assert json.loads(generation_config(ground.base, ends))["eos_token_id"] == ends[0]
 

@@ -45,7 +45,7 @@ def facts(**changed: object) -> CardFacts:
         "tolerance": 1e-4,
         "files": {"model.safetensors": "f" * 64},
         "rendered_prompt": "What is ```one```?",
-        "history": [{"step": step, "loss": 3.0 - step / 100} for step in range(100)],
+        "history": [[step, 3.0 - step / 100, 1e-4, 1.0] for step in range(100)],
         "samples": [{"prompt": "one plus two", "tuned": "three"}],
     }
     return CardFacts(**(values | changed))
