@@ -40,11 +40,17 @@ class Answer:
 
 
 def trial_crds() -> list[dict[str, Any]]:
-    """Return the generated CRDs with nothing changed but their group."""
+    """Return the generated CRDs with nothing changed but group and names.
+
+    Other names, so that `kubectl get dataset` still finds the operator's kind meanwhile.
+    """
     definitions = deepcopy(list(crds().values()))
     for definition in definitions:
-        definition["metadata"]["name"] = f"{definition['spec']['names']['plural']}.{TRIAL_GROUP}"
-        definition["spec"]["group"] = TRIAL_GROUP
+        spec = definition["spec"]
+        plural, singular = (f"trial{spec['names'][form]}" for form in ("plural", "singular"))
+        names = {"kind": spec["names"]["kind"], "plural": plural, "singular": singular}
+        definition["metadata"]["name"] = f"{plural}.{TRIAL_GROUP}"
+        spec.update(group=TRIAL_GROUP, names=names)
     return definitions
 
 
@@ -97,7 +103,8 @@ class AdmissionServer:
             self._ask("DELETE", one, None)
 
     def _path(self, kind: str) -> str:
-        return f"/apis/{TRIAL_GROUP}/{VERSION}/namespaces/{self._namespace}/{PLURALS[kind]}"
+        scope = f"/apis/{TRIAL_GROUP}/{VERSION}/namespaces/{self._namespace}"
+        return f"{scope}/trial{PLURALS[kind]}"
 
     def _ask(
         self,
