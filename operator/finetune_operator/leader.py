@@ -162,7 +162,7 @@ class Leader:
             "kind": LEASES.kind,
             "metadata": {"name": self._name, "namespace": self._namespace},
             "spec": {
-                "holderIdentity": holder,
+                "holderIdentity": holder or None,  # the API server refuses an empty text
                 "leaseDurationSeconds": int(DURATION_SECONDS),
                 "leaseTransitions": transitions,
                 "renewTime": now,
