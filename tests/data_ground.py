@@ -106,7 +106,7 @@ def trained_tokenizer(texts: Iterable[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320,
+        vocab_size=400,
         special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -125,7 +125,7 @@ def model_folder(folder: Path, *, template: str | None = CHAT, context: int = 25
     config = {
         "architectures": ["LlamaForCausalLM"],
         "max_position_embeddings": context,
-        "vocab_size": 320,
+        "vocab_size": 400,
     }
     (folder / "config.json").write_text(json.dumps(config))
     _write_tensor(folder / "model.safetensors", "model.layers.0.mlp.up_proj.weight", (4, 8))

@@ -15,12 +15,14 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import Node
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from finetune_api.training_settings import Template
 from finetune_trainer.errors import ConfigurationError
 
 MAX_CHARACTERS = 64 << 20
+MAX_BASE, MAX_EXPONENT = 1_000_000, 8
 Message = dict[str, str]
 
 CHATML = (
@@ -148,10 +150,36 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _sandbox() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Refuses arithmetic whose result would fill the memory before any limit could act."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Apply an operator whose result is bounded."""
+        if operator == "**" and not (abs(left) <= MAX_BASE and abs(right) <= MAX_EXPONENT):
+            raise SecurityError(f"power of {MAX_BASE:,} or more, or above {MAX_EXPONENT}")
+        if operator == "*" and _repeated(left, right) > MAX_CHARACTERS:
+            raise SecurityError("a text repeated too often")
+        if operator == "%" and isinstance(left, str):
+            raise SecurityError("text formatting with %")
+        return super().call_binop(context, operator, left, right)
+
+
+def _repeated(left: Any, right: Any) -> int:
+    """Return the size of a repeated sequence; 0 for plain numbers."""
+    for sequence, times in ((left, right), (right, left)):
+        if isinstance(sequence, str | list | tuple) and isinstance(times, int):
+            return len(sequence) * times
+    return 0
+
+
+def _sandbox() -> _Sandbox:
+    environment = _Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
+    for name in ("center", "format", "pprint", "xmlattr"):
+        del environment.filters[name]
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     return environment
