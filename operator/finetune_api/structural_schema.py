@@ -142,9 +142,11 @@ def _settle_map_keys(schema: Schema, path: str) -> None:
     if "maxLength" not in keys:
         raise SchemaError(f"{path}: keys of a map without a bound; give them max_length")
     shortest, longest = keys.get("minLength", 0), keys["maxLength"]
+    at_least = f"key.size() >= {shortest} && " if shortest else ""
     rule = {
-        "rule": f"self.all(key, key.size() >= {shortest} && key.size() <= {longest})",
-        "message": f"names in this map have {shortest} to {longest} characters",
+        "rule": f"self.all(key, {at_least}key.size() <= {longest})",
+        "message": f"names in this map have {f'{shortest} to' if shortest else 'at most'} "
+        f"{longest} characters",
     }
     schema[RULES] = [*schema.get(RULES, []), rule]
 
