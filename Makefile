@@ -32,7 +32,7 @@ $(STAMP): tests/requirements.lock tests/uv.lock
 
 demo: setup ## Fine-tune a small model on this machine from three manifests, nothing else needed
 	@$(BIN)/python examples/quickstart/make_dataset.py $(WORK_DIR)/claims/quickstart/train.jsonl
-	@$(BIN)/python examples/quickstart/make_base_model.py $(WORK_DIR)/claims/quickstart/train.jsonl $(WORK_DIR)/claims/quickstart/base-model
+	@$(BIN)/python examples/quickstart/make_base_model.py $(WORK_DIR)/claims/quickstart/base-model
 	@$(BIN)/finetune run --work-dir $(WORK_DIR) -f examples/quickstart/
 
 test: setup ## Unit and integration tests: no root, no cluster

@@ -28,7 +28,7 @@ def prepare_inputs(namespace: str) -> None:
     data, model = made / "train.jsonl", made / "base-model"
     run = [sys.executable]
     subprocess.run([*run, EXAMPLES / "make_dataset.py", data], check=True)
-    subprocess.run([*run, EXAMPLES / "make_base_model.py", data, model], check=True)
+    subprocess.run([*run, EXAMPLES / "make_base_model.py", model], check=True)
     target = bucket_directory() / "quickstart"
     shutil.copytree(made, target, dirs_exist_ok=True)
 
