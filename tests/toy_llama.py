@@ -76,5 +76,6 @@ def write_preparation(store: PathStore, *, train: int = 40, validation: int = 8)
         {"id": str(i), "tokens": [2 + i, 3 + i, 4 + i], "text": f"count {i}", "reference": "on"}
         for i in range(3)
     ]
-    entries.append(store.write("prompts.json", json.dumps({"prompts": prompts, "stop": [1]}).encode()))
+    content = json.dumps({"prompts": prompts, "stop": [1]}).encode()
+    entries.append(store.write("prompts.json", content))
     return write_manifest(store, "prepared/v1", entries)

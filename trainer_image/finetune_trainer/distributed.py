@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from finetune_trainer.errors import ConfigurationError, PeerLostError
 
@@ -37,7 +38,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    store: dist.Store | None = None
+    store: Store | None = None
     beat: Callable[[], None] = lambda: None
     """beat is called while waiting, so that a rank that waits for rank 0 is not taken for hung."""
 
@@ -94,13 +95,13 @@ def joined_world(
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore(f"{run}/group", store),
+        store=PrefixStore(f"{run}/group", store),
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=timeout_seconds),
     )
     try:
-        yield World(rank, size, *local, dist.PrefixStore(run, store), beat)
+        yield World(rank, size, *local, PrefixStore(run, store), beat)
     finally:
         dist.destroy_process_group()
 
@@ -190,7 +191,7 @@ class Agreement:
         self._ended.set()
         self._listener.join()
 
-    def _listen(self, store: dist.Store) -> None:
+    def _listen(self, store: Store) -> None:
         try:
             while not self._ended.is_set():
                 self._look(store)
@@ -199,7 +200,7 @@ class Agreement:
             self._lost = error
             self._gate.set()
 
-    def _look(self, store: dist.Store) -> None:
+    def _look(self, store: Store) -> None:
         key = f"wish/{self._number}"
         mine = min(self._asked, default="")
         if mine:
@@ -223,12 +224,12 @@ class Agreement:
         self._gate.set()
 
 
-def _store(rank: int, size: int, deadline_seconds: int) -> dist.Store:
+def _store(rank: int, size: int, deadline_seconds: int) -> Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     ends = time.monotonic() + deadline_seconds
     while True:
         try:
-            return dist.TCPStore(
+            return TCPStore(
                 host,
                 port,
                 size,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SEGMENTS = "segments"
-LOGIT_BYTES = 512 << 20
+LOGIT_BYTES = 500_000_000
 """Budget of one chunk's float32 logits."""
 
 
@@ -97,11 +97,13 @@ def _varlen(
     repeats = query.shape[1] // key.shape[1]
     # Expanded for torch 2.11, whose kernel has no grouped heads in its signature.
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    rows = [one[0].transpose(0, 1).contiguous() for one in (query, key, value)]
+    query, key, value = (one[0].transpose(0, 1).contiguous() for one in (query, key, value))
     # Pinned: newer torch prefers cuDNN by shape, which would break bit-equal repeats.
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
         attended = varlen_attn(
-            *rows,
+            query,
+            key,
+            value,
             layout.bounds_tensor,
             layout.bounds_tensor,
             layout.longest,
@@ -164,7 +166,7 @@ class RowCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients that forward computed."""
         hidden_grad, head_grad = ctx.saved_tensors
         head = None if head_grad is None else (head_grad * grad).to(ctx.head_dtype)

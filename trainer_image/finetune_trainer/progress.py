@@ -231,8 +231,9 @@ def _memory_bytes() -> Iterator[tuple[str, int]]:
     with suppress(OSError):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         yield "resident", pages * os.sysconf("SC_PAGE_SIZE")
-    if torch.cuda.is_initialized():
-        yield "gpu_peak", torch.cuda.max_memory_allocated()
+    cuda: Any = torch.cuda  # partly untyped in torch
+    if cuda.is_initialized():
+        yield "gpu_peak", cuda.max_memory_allocated()
 
 
 def _replace(path: Path, content: bytes) -> None:

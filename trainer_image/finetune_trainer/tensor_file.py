@@ -32,7 +32,8 @@ def tensor_file(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Iter
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for tensor in tensors.values():
-        content = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        content = flat.data.cast("B")
         for start in range(0, len(content), CHUNK_BYTES):
             yield bytes(content[start : start + CHUNK_BYTES])
 

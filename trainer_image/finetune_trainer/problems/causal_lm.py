@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,8 @@ class CausalLanguageModelling(nn.Module):
     def __init__(self, model: nn.Module, seed: int) -> None:
         super().__init__()
         self.model, self._seed = model, seed
-        causal = model.get_base_model() if hasattr(model, "peft_config") else model
+        causal: Any = model
+        causal = causal.get_base_model() if hasattr(model, "peft_config") else causal
         head = causal.get_output_embeddings()
         if type(head) is not nn.Linear or head.bias is not None:
             raise ConfigurationError(

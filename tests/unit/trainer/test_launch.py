@@ -1,0 +1,100 @@
+"""What a pod makes of the ends of its ranks: first cause, hangs, signals, memory."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from finetune_api.run_outcome import FailureClass, Outcome
+from finetune_trainer import cores, first_cause
+from finetune_trainer.first_cause import out_of_memory_kills, outcome_of_exit
+from finetune_trainer.watchdog import Heartbeat, Pulse, pulse
+
+
+def ended(**classes: FailureClass):
+    return {
+        int(rank.removeprefix("rank")): Outcome(failure_class=one, rank=int(rank[-1]))
+        for rank, one in classes.items()
+    }
+
+
+F = FailureClass
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "rank"),
+    [
+        pytest.param(ended(rank0=F.PEER_LOST, rank1=F.DATA), 1, id="data before its echo"),
+        pytest.param(ended(rank0=F.PEER_LOST, rank1=F.UNKNOWN), 1, id="a kill before its echo"),
+        pytest.param(ended(rank0=F.COMPLETED, rank1=F.COMPLETED), 0, id="rank 0 when all is well"),
+        pytest.param(ended(rank0=F.CHECKPOINTED, rank1=F.UNKNOWN), 0, id="the saved end of rank 0"),
+        pytest.param(
+            ended(rank0=F.CHECKPOINTED, rank1=F.NOT_FINITE), 1, id="divergence before a stop"
+        ),
+        pytest.param(
+            ended(rank0=F.COMPLETED, rank1=F.PEER_LOST), 1, id="a failure is not hidden"
+        ),
+    ],
+)
+def test_the_first_cause_wins_over_its_echoes(outcomes, rank):
+    assert first_cause.first_cause(outcomes).rank == rank
+
+
+@pytest.mark.parametrize(
+    ("code", "killed", "failure"),
+    [
+        (-signal.SIGKILL, True, F.RESOURCES_EXHAUSTED),
+        (-signal.SIGKILL, False, F.UNKNOWN),
+        (-signal.SIGABRT, False, F.PEER_LOST),
+        (-signal.SIGSEGV, True, F.UNKNOWN),
+        (1, False, F.UNKNOWN),
+    ],
+)
+def test_a_rank_without_last_word_is_classified_by_how_it_ended(code, killed, failure):
+    outcome = outcome_of_exit(3, code, 12, out_of_memory=killed)
+    assert (outcome.failure_class, outcome.rank, outcome.step) == (failure, 3, 12)
+
+
+def test_kills_for_memory_are_read_from_the_control_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(first_cause, "MEMORY_EVENTS", tmp_path / "memory.events")
+    assert out_of_memory_kills() == 0
+    (tmp_path / "memory.events").write_text("low 0\noom 4\noom_kill 2\noom_group_kill 1\n")
+    assert out_of_memory_kills() == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "hangs"),
+    [
+        pytest.param(Pulse(), False, id="still starting"),
+        pytest.param(Pulse(beat=100.0), False, id="silent within the limit"),
+        pytest.param(Pulse(beat=30.0), True, id="silent beyond the limit"),
+        pytest.param(Pulse(beat=30.0, median_step_seconds=20.0), False, id="its steps are long"),
+    ],
+)
+def test_a_rank_hangs_when_it_is_silent_beyond_limit_and_ten_steps(told, hangs):
+    assert told.hangs(now=140.0, limit_seconds=60.0) is hangs
+
+
+def test_without_a_limit_no_rank_hangs():
+    assert not Pulse(beat=1.0).hangs(now=1e9, limit_seconds=0)
+
+
+def test_a_heartbeat_is_read_by_another_process_as_it_was_told(tmp_path):
+    beat = Heartbeat(tmp_path / "heartbeat-0")
+    beat.step_done(7, 0.5)
+    told = pulse(tmp_path / "heartbeat-0")
+    assert (told.steps, told.median_step_seconds) == (7, 0.5)
+    assert told.beat >= told.step_time > 0
+    assert pulse(tmp_path / "heartbeat-1") == Pulse()
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max 100000", 64), ("200000 100000", 2), ("50000 100000", 1), ("9900000 100000", 64)],
+)
+def test_cores_follow_the_limit_of_the_pod(tmp_path, monkeypatch, limit, expected):
+    monkeypatch.setattr(cores, "LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(64)))
+    (tmp_path / "cpu.max").write_text(limit)
+    assert cores.available_cores() == expected

@@ -1,0 +1,64 @@
+"""Late reading of step values, and what the progress port shows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from finetune_api.run_progress import Progress
+from finetune_trainer.errors import NotFiniteError
+from finetune_trainer.plan import Step
+from finetune_trainer.progress import METRICS_FILE, PROGRESS_FILE, Board, Ring
+from finetune_trainer.run_record import RunRecord
+
+
+def test_values_come_out_in_order_and_in_full():
+    ring = Ring(every=3, distributed=False)
+    for step in range(5):
+        ring.close(step, torch.tensor(float(step)), torch.tensor(step + 0.5))
+    early = [(one.step, one.loss, one.norm) for one in ring.ready()]
+    late = [(one.step, one.loss, one.norm) for one in ring.drain()]
+    assert early == [(0, 0.0, 0.5), (1, 1.0, 1.5), (2, 2.0, 2.5)]
+    assert late == [(3, 3.0, 3.5), (4, 4.0, 4.5)]
+
+
+@pytest.mark.parametrize("bad", [(float("nan"), 1.0), (1.0, float("inf"))], ids=["loss", "norm"])
+def test_the_first_step_that_diverged_is_named(bad):
+    ring = Ring(every=2, distributed=False)
+    ring.close(6, torch.tensor(1.0), torch.tensor(1.0))
+    ring.close(7, torch.tensor(bad[0]), torch.tensor(bad[1]))
+    with pytest.raises(NotFiniteError, match="step 8"):
+        list(ring.drain())
+
+
+def test_the_board_publishes_a_valid_answer_and_labelled_series(tmp_path):
+    board = Board(tmp_path, "uid/2", {"experiment": "demo", "attempt": "2"})
+    step = Step(0, 0, (1, 2), tokens=30, supervised=20, micro_batches=((1, 2),))
+    board.values(loss=2.5, learning_rate=1e-3, gradient_norm=0.7)
+    board.step(step, 1, 4, seconds=0.5)
+    board.set(phase="Training")
+    answer = Progress.model_validate_json((tmp_path / PROGRESS_FILE).read_bytes())
+    assert (answer.step, answer.total_steps, answer.percentage) == (1, 4, 25)
+    assert (answer.tokens_per_second, answer.eta_seconds, answer.loss) == (60.0, 1.5, 2.5)
+    text = (tmp_path / METRICS_FILE).read_text()
+    assert 'finetune_train_loss{attempt="2",experiment="demo"} 2.5' in text
+    assert 'finetune_train_tokens_total{attempt="2",experiment="demo"} 30.0' in text
+
+
+def test_best_ignores_the_baseline_and_values_that_are_not_finite():
+    record = RunRecord()
+    for step, loss in ((0, 0.5), (4, 2.0), (8, float("nan")), (12, 1.5), (16, 1.5)):
+        record.add_evaluation(step, {"loss": loss}, rows=3)
+    assert record.ranking() == [12, 16, 4]
+    assert record.best().step == 12
+
+
+def test_the_loss_curve_is_the_same_when_a_run_was_interrupted():
+    whole, part = RunRecord(), RunRecord()
+    for done in range(1, 9):
+        whole.add_values(done, done / 3, rate=0.1, norm=1.0, point=done % 4 == 0)
+    for done in range(1, 9):
+        if done == 6:
+            part = RunRecord(**part.as_json())
+        part.add_values(done, done / 3, rate=0.1, norm=1.0, point=done % 4 == 0)
+    assert part.history == whole.history
