@@ -25,9 +25,9 @@
 # rendezvous of ranks and the configuration of a run
 - apiGroups: [""]
   resources: ["services", "configmaps"]
-  verbs: ["get", "create", "patch", "delete"]
-# transitions; why a pod cannot be made
+  verbs: ["get", "create", "patch"]
+# tell of transitions
 - apiGroups: [""]
   resources: ["events"]
-  verbs: ["list", "create"]
+  verbs: ["create"]
 {{- end }}

@@ -53,10 +53,10 @@ RIGHTS = (
     Right("batch", ("jobs",), ("get", "list", "watch", "create", "patch", "delete"), "attempts"),
     Right("", ("pods",), ("list", "watch"), "evidence: why an attempt waits or ended"),
     Right(
-        "", ("services", "configmaps"), ("get", "create", "patch", "delete"),
+        "", ("services", "configmaps"), ("get", "create", "patch"),
         "rendezvous of ranks and the configuration of a run",
     ),
-    Right("", ("events",), ("list", "create"), "transitions; why a pod cannot be made"),
+    Right("", ("events",), ("create",), "tell of transitions"),
     Right("coordination.k8s.io", ("leases",), ("get", "create", "patch"), "one leader", "own"),
 )  # fmt: skip
 
