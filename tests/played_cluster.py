@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import builders
+import good_ends
 from finetune_api.names import ATTEMPT_LABEL, COMPONENT_LABEL
 from finetune_api.run_outcome import FailureClass
 from finetune_operator.observed import ChildRef, JobFacts, Manifest, Observed, PodFacts
@@ -104,7 +105,7 @@ class PlayedCluster:
         return replace(job, pods=pods, complete=all(pod.phase == "Succeeded" for pod in pods))
 
     def _good_end(self, job: JobFacts) -> tuple[PodFacts, ...]:
-        told = builders.GOOD_ENDS[self.observed.key.kind, job.component]()
+        told = good_ends.GOOD_ENDS[self.observed.key.kind, job.component]()
         count = len(job.pods)
         return tuple(
             builders.ended_pod(index, FailureClass.COMPLETED, outcome=told)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from builders import NOW, outcome, trained
+from builders import NOW, outcome
 from finetune_api.names import ATTEMPT_LABEL, COMPONENT_LABEL, OWNER_UID_ANNOTATION
 from finetune_api.run_outcome import FailureClass
 from finetune_operator.child_facts import INDEX_ANNOTATION, job_facts, pod_facts, project
 from finetune_operator.observed import Manifest
+from good_ends import trained
 
 TRUE = {"status": "True", "message": ""}
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import builders
+import good_ends
 from builders import DATASET, EXPERIMENT, EXPORT, ended_pod
 from finetune_api.run_outcome import FailureClass
 from finetune_operator.status import is_final
@@ -15,7 +16,7 @@ from played_cluster import PlayedCluster, Script, plan_status
 
 CRASH = (builders.pod(0), ended_pod(1, FailureClass.UNKNOWN))
 PEERS = (ended_pod(0, FailureClass.PEER_LOST), ended_pod(1, FailureClass.PEER_LOST))
-BROKEN_DATA = builders.checked_dataset("Data", reason="MissingColumn", severity="Error", count=3)
+BROKEN_DATA = good_ends.checked_dataset("Data", reason="MissingColumn", severity="Error", count=3)
 SCENARIOS: dict[str, tuple[str, Script]] = {
     "a Dataset becomes ready": (DATASET, {}),
     "a Dataset is broken": (

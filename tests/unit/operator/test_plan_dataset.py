@@ -9,7 +9,6 @@ import pytest
 import builders
 from builders import (
     DATASET,
-    checked_dataset,
     condition,
     ended_pod,
     job,
@@ -23,6 +22,7 @@ from finetune_api.run_config import DatasetJobConfig
 from finetune_api.run_outcome import FailureClass, Outcome
 from finetune_operator.observed import Observed, Policy
 from finetune_operator.planners import plan
+from good_ends import checked_dataset
 
 RECORDED = {"attempt": {"number": 1}, "children": {"job": "questions-d1"}}
 MISSING = {

@@ -12,7 +12,6 @@ from builders import (
     EXPORT,
     condition,
     ended_pod,
-    exported,
     job,
     message,
     observed,
@@ -24,6 +23,7 @@ from finetune_api.run_config import ExportJobConfig
 from finetune_api.run_outcome import FailureClass
 from finetune_operator.observed import Observed
 from finetune_operator.planners import plan
+from good_ends import exported
 
 SOURCE = builders.key(EXPERIMENT)
 RECORDED = {"attempt": {"number": 1}}
