@@ -7,6 +7,7 @@ is not. Source of the rules: what serving does, so that training and use see the
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -48,7 +49,7 @@ class Rendering:
 class Sample:
     """One encoded sample: as many flags as ids."""
 
-    ids: list[int]
+    ids: array[int]
     flags: bytes
     adjusted: bool = False
     """adjusted: a token would have crossed the border between context and answer."""
@@ -58,7 +59,7 @@ class Sample:
     @property
     def supervised(self) -> int:
         """Return the number of supervised tokens; the first one is predicted by nobody."""
-        return sum(flag & SUPERVISED for flag in self.flags[1:])
+        return int(np.count_nonzero(np.frombuffer(self.flags, np.uint8)[1:] & SUPERVISED))
 
 
 class Encoder:
@@ -98,7 +99,7 @@ class Encoder:
     def encoded(self, renderings: Sequence[Rendering]) -> Iterator[Sample]:
         """Yield the sample of every rendering."""
         contexts = [one.text[: answer.context_end] for one in renderings for answer in one.answers]
-        context_ids = (found.ids for found in self.tokenizer.encode(contexts))
+        context_ids = self.tokenizer.encode_ids(contexts)
         wholes = self.tokenizer.encode([one.text for one in renderings])
         for rendering, whole in zip(renderings, wholes, strict=True):
             starts = [next(context_ids) for _ in rendering.answers]
@@ -136,15 +137,15 @@ class Encoder:
         return behind + len(whole[behind:].rstrip())
 
     def _sample(
-        self, rendering: Rendering, whole: Encoding, contexts: Sequence[Sequence[int]]
+        self, rendering: Rendering, whole: Encoding, contexts: Sequence[list[int]]
     ) -> Sample:
-        ids, spans = list(whole.ids), list(whole.offsets)
-        adjusted = any(ids[: len(context)] != list(context) for context in contexts)
+        ids, spans = whole.ids, whole.offsets
+        adjusted = any(ids[: len(context)] != context for context in contexts)
         if adjusted:
             ids, spans = self._by_pieces(rendering)
         flags = _flags(rendering, spans)
         ends = all(answer.end > answer.content_end for answer in rendering.answers)
-        return Sample(ids, flags, adjusted, ends)
+        return Sample(array("I", ids), flags, adjusted, ends)
 
     def _by_pieces(self, rendering: Rendering) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise context and answer apart, so that no token crosses their border."""

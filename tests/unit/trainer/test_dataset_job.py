@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import subprocess
 import sys
 
@@ -254,42 +253,6 @@ def test_a_damaged_or_exchanged_snapshot_is_not_read(ground, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DamagedError, match=r"validation\.parquet"):
         read_snapshot(store, tmp_path / "b", digest)
-
-
-def test_the_report_escapes_what_the_data_says_and_loads_nothing(ground):
-    evil = "<script>alert(1)</script>{{ 7 * 7 }}<img src=http://example.org/x>"
-    ground.put(
-        "faq.jsonl", jsonl([*questions(20), {"prompt": evil, "answer": evil}, {"prompt": evil}])
-    )
-    finished(dataset_spec(from_claim("faq.jsonl"), checks={"policy": "Drop"}))
-    page = (ground.claims / "results" / HOME / "report-1/report.html").read_text()
-    assert "<script" not in page
-    assert "<img" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;{{ 7 * 7 }}" in page
-    assert "src=" not in page.replace("src=http://example.org/x&gt;", "")
-
-
-def test_the_report_shows_counts_findings_histograms_and_rejected_rows(ground):
-    ground.put("faq.jsonl", jsonl([*questions(30), {"prompt": "the bad one", "answer": ""}]))
-    finished(dataset_spec(from_claim("faq.jsonl"), checks={"policy": "Drop"}))
-    folder = ground.claims / "results" / HOME / "report-1"
-    page, figures = (
-        (folder / "report.html").read_text(),
-        json.loads((folder / "report.json").read_text()),
-    )
-    assert "the bad one" in page
-    assert page.count("<svg") == 4
-    assert "answer 3" in page
-    assert figures["records"]["total"] == 30
-    assert figures["rejected"] == {"EmptyAnswer": 1}
-    assert sum(figures["histograms"][0]["counts"]) == 30
-
-
-def test_sample_rows_bound_the_records_of_the_report(ground):
-    ground.put("faq.jsonl", jsonl(questions(90)))
-    finished(dataset_spec(from_claim("faq.jsonl"), statistics={"sampleRows": 7}))
-    page = (ground.claims / "results" / HOME / "report-1/report.html").read_text()
-    assert page.count("<article") == 7
 
 
 def test_the_dataset_job_loads_neither_torch_nor_transformers():

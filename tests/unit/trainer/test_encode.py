@@ -77,7 +77,7 @@ def test_golden_ids_of_a_conversation():
         *("<|user|>", "why", "?", "<|end|>", "\n"),
         *("<|assistant|>", "be", "cause", "<|end|>", "\n"),
     ]
-    assert sample.ids == [2, 273, 35, 0, 203, 3, 263, 277, 0, 203]
+    assert list(sample.ids) == [2, 273, 35, 0, 203, 3, 263, 277, 0, 203]
     assert list(sample.flags) == [0, 2, 2, 0, 0, 0, 7, 7, 5, 0]
     assert sample.supervised == 3
 
@@ -88,7 +88,7 @@ def test_the_context_is_tokenised_exactly_as_at_inference():
     sample = encoded(one, messages)
     for at in (1, 3):
         context = one.tokenizer.ids(one.context(messages[:at]))
-        assert sample.ids[: len(context)] == context
+        assert list(sample.ids[: len(context)]) == context
         assert not sample.flags[len(context) - 1] & SUPERVISED
         assert sample.flags[len(context)] & SUPERVISED
 
@@ -106,7 +106,7 @@ def test_a_token_that_would_cross_the_border_is_cut_and_counted():
     raw = chosen_template(Template.RAW, None, special)
     one = Encoder(text_tokenizer(backend, special), raw)
     sample = encoded(one, turns("ca", "bc"))
-    assert (sample.ids, sample.adjusted) == ([3, 0, 1, 3, 4], True)
+    assert (list(sample.ids), sample.adjusted) == ([3, 0, 1, 3, 4], True)
     assert [flag & SUPERVISED for flag in sample.flags] == [0, 0, 1, 1, 1]
     assert not encoded(one, turns("cc", "bc")).adjusted
 
