@@ -38,24 +38,8 @@ def ranks_of(spec: ExperimentSpec) -> int:
 
 def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
     """Return every number of the run; raise ConfigurationError for settings that cannot act."""
-    training, ranks = spec.training, ranks_of(spec)
-    per_device = training.per_device_batch_size or PER_DEVICE_BATCH
-    samples = training.global_batch_size or (
-        ranks * per_device * training.gradient_accumulation_steps
-    )
-    budget = training.max_tokens_per_device or per_device * facts.max_length
-    plan = Plan(
-        facts.lengths,
-        facts.supervised,
-        PlanSettings(
-            seed=facts.seed,
-            budget=budget,
-            samples=samples,
-            epochs=training.epochs or EPOCHS,
-            max_steps=training.max_steps or 0,
-            grain=ranks,
-        ),
-    )
+    ranks, per_device = ranks_of(spec), spec.training.per_device_batch_size or PER_DEVICE_BATCH
+    plan = _steps(spec, facts, ranks, per_device)
     adapter = spec.adapter.type != AdapterType.NONE
     rank = (spec.adapter.rank or RANK) if adapter else None
     status = PlanStatus(
@@ -66,8 +50,8 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
         ranks=ranks,
         max_length=facts.max_length,
         per_device_batch_size=per_device,
-        global_batch_size=samples,
-        max_tokens_per_device=budget,
+        global_batch_size=plan.settings.samples,
+        max_tokens_per_device=plan.settings.budget,
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.total_steps,
         warmup_steps=_warmup(spec, plan.total_steps),
@@ -78,6 +62,22 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
         alpha=(spec.adapter.alpha or 2.0 * rank) if rank else None,
     )
     return status.model_copy(update={"digest": _identity(spec, status, plan, facts)})
+
+
+def _steps(spec: ExperimentSpec, facts: PreparedFacts, ranks: int, per_device: int) -> Plan:
+    training = spec.training
+    samples = training.global_batch_size or (
+        ranks * per_device * training.gradient_accumulation_steps
+    )
+    settings = PlanSettings(
+        seed=facts.seed,
+        budget=training.max_tokens_per_device or per_device * facts.max_length,
+        samples=samples,
+        epochs=training.epochs or EPOCHS,
+        max_steps=training.max_steps or 0,
+        grain=ranks,
+    )
+    return Plan(facts.lengths, facts.supervised, settings)
 
 
 def _epochs(spec: ExperimentSpec, plan: Plan) -> float:
