@@ -32,6 +32,8 @@ async def run(
     await kopf.operator(
         registry=registry,
         settings=watch_settings(),
+        # kopf would look for a user name, and an arbitrary user id has none; nobody reads it.
+        identity="finetune-operator",
         standalone=True,
         clusterwide=not namespaces,
         namespaces=namespaces,
