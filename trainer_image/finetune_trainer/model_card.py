@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 
 SAMPLES = 3
 CURVE_POINTS = 12
+TRUNCATION = {
+    "samples": "samples",
+    "tokens": "tokens",
+    "aboveLimit": "samples above the length limit",
+    "answerCut": "answers cut",
+    "lostTokens": "tokens lost",
+    "lostShare": "share of tokens lost",
+    "droppedTooLong": "samples dropped, too long",
+    "droppedNothingSupervised": "samples dropped, nothing supervised",
+    "answersWithoutEnd": "answers without an end token",
+}
+"""What the card takes from the account of the preparation, and how it says it."""
 NOT_MEASURED = "not measured"
 NOT_GIVEN = "not given"
 
@@ -63,7 +75,7 @@ def _header(config: ExportJobConfig) -> str:
     adapter = config.spec.format is ExportFormat.ADAPTER
     card = config.spec.card
     values: dict[str, Any] = {
-        "base_model": config.model.name,
+        "base_model": config.experiment_spec.model.name,
         "base_model_relation": "adapter" if adapter else "finetune",
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
@@ -159,12 +171,9 @@ def _curve(facts: CardFacts) -> str:
 
 
 def _truncation(facts: CardFacts) -> str:
-    plain = {
-        str(key): value
-        for key, value in facts.truncation.items()
-        if isinstance(value, int | float | str)
-    }
-    return _table(plain) if plain else "No sample was shortened or dropped by the length limit."
+    told = {label: facts.truncation.get(name) for name, label in TRUNCATION.items()}
+    found = {label: value for label, value in told.items() if value is not None}
+    return _table(found) if found else "No sample was shortened or dropped by the length limit."
 
 
 def _samples(facts: CardFacts) -> str:
