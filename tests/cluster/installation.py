@@ -25,6 +25,8 @@ def install_operator(*settings: str) -> None:
         "--namespace",
         NAMESPACE,
         "--create-namespace",
+        "--take-ownership",  # the admission stories may have applied the CRDs before
+        "--force-conflicts",
         "--set",
         "scope=Cluster",
         "--set",
