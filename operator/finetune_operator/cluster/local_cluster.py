@@ -78,12 +78,12 @@ class LocalCluster:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run Jobs inside the block; at its end all processes are killed."""
-        task = asyncio.create_task(self.jobs.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.jobs.run())
+            try:
+                yield
+            finally:
+                task.cancel()
 
     def check(self, manifest: Manifest) -> Manifest:
         """Return what `submit` would store; raises AdmissionError with all problems."""

@@ -136,9 +136,7 @@ class LocalJobs:
                 self._set_status(key, root)
                 if await process.is_stopped_within(LOOK_AGAIN_SECONDS):
                     return
-            status = await process.run(
-                root, lambda: self._set_status(key, local_pod_status.running())
-            )
+            status = await process.run(root, lambda: self._bind(key))
             self._set_status(key, status)
             self._volumes.unmount(key.name)
         finally:
@@ -161,6 +159,15 @@ class LocalJobs:
         metadata = pod["metadata"]
         name = metadata["ownerReferences"][0]["name"]
         return self._objects.read(ObjectKey("Job", metadata["namespace"], name))
+
+    def _bind(self, key: ObjectKey) -> None:
+        """Write that the pod is on a node and runs."""
+
+        def bound(pod: Manifest) -> None:
+            pod["spec"]["nodeName"] = local_pod_status.NODE
+            pod["status"] = local_pod_status.running()
+
+        self._objects.change(key, bound)
 
     def _set_status(self, key: ObjectKey, status: Manifest) -> None:
         present = self._objects.read(key)
