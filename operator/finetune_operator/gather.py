@@ -106,7 +106,12 @@ class Gather:
 
     async def _references(self, key: Key, found: OurObject) -> Mapping[Key, OurObject | None]:
         wanted = references_of(key, found)
-        return {reference: await self._referenced(reference) for reference in wanted}
+        known = {reference: await self._referenced(reference) for reference in wanted}
+        for source in list(known.values()):
+            if isinstance(source, FineTuneExperiment):  # whose data has a license to carry on
+                dataset = Key(DATASET, key.namespace, source.spec.dataset.name)
+                known[dataset] = await self._referenced(dataset)
+        return known
 
     async def _referenced(self, reference: Key) -> OurObject | None:
         text = self._cache.text(reference)

@@ -62,7 +62,7 @@ def failed(life: Life, end: End) -> Answer:
         message,
         updates | {"restarts": restarts},
         life.verdicts(updates),
-        events=(Event("Warning", "RanksLost", message),),
+        events=(Event("Warning", life.work.lost_event, message),),
     )
 
 

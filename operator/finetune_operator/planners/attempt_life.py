@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from finetune_api.finetune_experiment import ExperimentStatus
+from finetune_api.finetune_experiment import CheckpointStatus, ExperimentStatus
 from finetune_operator.observed import ChildRef, Event, Plan
 from finetune_operator.planners.answer import Answer, planned
 from finetune_operator.planners.attempt_end import completed, failed, last_word, resting, stopped
@@ -118,8 +118,10 @@ def repeated_failures_are_spaced_out(life: Life) -> Answer | None:
     if life.under_way or recorded.ended_time is None or no_failure:
         return None
     policy = life.observed.object.spec.run_policy
-    stage = life.work.component
-    delay = delay_seconds(policy, status.history, stage=stage, saved_by=_saved_by(life))
+    stage, saved = life.work.component, _latest(life)
+    delay = delay_seconds(
+        policy, status.history, stage=stage, saved_by=saved.attempt if saved else 0
+    )
     due = (recorded.ended_time + timedelta(seconds=delay) - life.observed.now).total_seconds()
     if due <= 0:
         return None
@@ -235,12 +237,11 @@ def _outdated(life: Life) -> tuple[ChildRef, ...]:
     )
 
 
-def _saved_by(life: Life) -> int:
+def _latest(life: Life) -> CheckpointStatus | None:
     status = life.observed.object.status
     if not isinstance(status, ExperimentStatus) or life.work.component != "attempt":
-        return 0
-    latest = status.checkpoints.latest
-    return latest.attempt if latest else 0
+        return None
+    return status.checkpoints.latest
 
 
 def _named(life: Life) -> str:
@@ -250,7 +251,9 @@ def _named(life: Life) -> str:
 
 def _created(life: Life, number: int) -> str:
     kind = "attempt" if life.work.component == "attempt" else "preparation"
-    return f"{kind} {number} is created"
+    latest = _latest(life)
+    onwards = f"; it goes on from step {latest.step}" if latest else ""
+    return f"{kind} {number} is created{onwards}"
 
 
 def _pods(count: int) -> str:

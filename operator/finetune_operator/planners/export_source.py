@@ -32,7 +32,11 @@ def chosen_checkpoint(export: ModelExport, experiment: FineTuneExperiment) -> Ch
 
 
 def export_config(
-    of: Owner, export: ModelExport, experiment: FineTuneExperiment, policy: Policy
+    of: Owner,
+    export: ModelExport,
+    experiment: FineTuneExperiment,
+    policy: Policy,
+    dataset_license: str | None,
 ) -> ExportJobConfig:
     """Return the configuration of an export of a complete experiment."""
     status, source, own = experiment.status, experiment.metadata, export.metadata
@@ -46,6 +50,7 @@ def export_config(
         experiment_uid=source.uid,
         experiment_spec=experiment.spec,
         dataset=settled(status.dataset, "status.dataset"),
+        dataset_license=dataset_license,
         model=settled(status.model, "status.model"),
         plan=settled(status.plan, "status.plan"),
         metrics=_numbers(m for m in status.metrics if m.step),

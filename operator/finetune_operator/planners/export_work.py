@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.conditions import DEPENDENCIES_READY, MERGED, PUSHED, VERIFIED
+from finetune_api.dataset import Dataset
 from finetune_api.finetune_experiment import FineTuneExperiment
 from finetune_api.model_export import ExportProgress, ModelExport
-from finetune_api.names import EXPERIMENT, export_job
+from finetune_api.names import DATASET, EXPERIMENT, export_job
 from finetune_api.run_outcome import FailureClass, Outcome
-from finetune_operator.checks import results_have_a_place
+from finetune_operator.checks import names_are_free, results_have_a_place
 from finetune_operator.manifests.export_job import export_job as export_children
 from finetune_operator.manifests.identity import spec_digest
 from finetune_operator.manifests.owned import owner
-from finetune_operator.observed import JobFacts, Manifest, Observed
+from finetune_operator.observed import JobFacts, Key, Manifest, Observed
 from finetune_operator.planners.export_source import chosen_checkpoint, export_config
 from finetune_operator.planners.failure_class import End
 from finetune_operator.planners.recorded_attempt import (
@@ -69,6 +70,7 @@ class ExportWork(Work):
             return Obstacle(Situation.UNDER_WAY, "Preparing", message, said, waits_for)
         export = _export(self.observed)
         refusal = first_refusal(
+            names_are_free(self.observed.foreign_names),
             results_have_a_place(export.spec.storage, self.observed.policy),
             results_have_a_place(found.object.spec.storage, self.observed.policy),
         )
@@ -94,7 +96,8 @@ class ExportWork(Work):
         export = _export(self.observed)
         experiment = is_a(_experiment(self.observed).object, FineTuneExperiment)
         of = owner(self.observed, attempt=number, spec_digest=spec_digest(export.spec))
-        config = export_config(of, export, experiment, self.observed.policy)
+        license_of = _license(self.observed, experiment)
+        config = export_config(of, export, experiment, self.observed.policy, license_of)
         return tuple(export_children(of, export, config, self.observed.policy))
 
     def achieved(self, outcome: Outcome) -> Achievement | None:
@@ -149,6 +152,16 @@ def _export(observed: Observed) -> ModelExport:
 
 def _experiment(observed: Observed) -> Reference:
     return reference(observed, EXPERIMENT, _export(observed).spec.source.experiment.name)
+
+
+def _license(observed: Observed, experiment: FineTuneExperiment) -> str | None:
+    """Return the license of the data, as long as its Dataset holds what was trained on."""
+    pin = experiment.status.dataset
+    key = Key(DATASET, observed.key.namespace, experiment.spec.dataset.name)
+    found = observed.references.get(key)
+    if pin is None or not isinstance(found, Dataset) or found.status.digest != pin.digest:
+        return None
+    return found.status.license
 
 
 def _dependencies(observed: Observed) -> Verdict:

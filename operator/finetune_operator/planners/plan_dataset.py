@@ -9,7 +9,7 @@ from finetune_api.conditions import FAILURE_REASONS, SOURCE_RESOLVED, VALIDATED
 from finetune_api.dataset import Dataset, DatasetProgress
 from finetune_api.names import dataset_job
 from finetune_api.run_outcome import DatasetSummary, FailureClass, Outcome
-from finetune_operator.checks import results_have_a_place
+from finetune_operator.checks import names_are_free, results_have_a_place
 from finetune_operator.manifests.data_job import data_job
 from finetune_operator.manifests.identity import location, spec_digest
 from finetune_operator.manifests.owned import owner
@@ -22,6 +22,7 @@ from finetune_operator.planners.recorded_attempt import (
     artifacts,
     begun_attempt,
     ended_attempt,
+    first_refusal,
     recorded_attempt,
     refused,
     seen_attempt,
@@ -66,7 +67,10 @@ class DatasetWork(Work):
     def obstacle(self) -> Obstacle | None:
         """Return what the operator refuses."""
         storage = dataset_of(self.observed).spec.storage
-        refusal = results_have_a_place(storage, self.observed.policy)
+        refusal = first_refusal(
+            names_are_free(self.observed.foreign_names),
+            results_have_a_place(storage, self.observed.policy),
+        )
         return refused(refusal) if refusal else None
 
     def job_name(self, number: int) -> str:

@@ -89,7 +89,7 @@ def _checkpoint(status: ExperimentStatus, found: CheckpointRef | None) -> Checkp
 
 
 def _best(best: Best | None) -> BestStatus | None:
-    return BestStatus(metric=best.metric, value=best.value, step=best.step) if best else None
+    return BestStatus(metric=best.metric[:63], value=best.value, step=best.step) if best else None
 
 
 def _evaluated(told: Progress) -> list[MetricStatus]:

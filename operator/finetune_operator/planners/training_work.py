@@ -10,7 +10,11 @@ from finetune_api.finetune_experiment import Checkpoints, PodCounts, Result
 from finetune_api.names import EXPERIMENT, attempt_job, storage_prefix
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome
-from finetune_operator.checks import results_have_a_place, the_model_is_allowed
+from finetune_operator.checks import (
+    names_are_free,
+    results_have_a_place,
+    the_model_is_allowed,
+)
 from finetune_operator.engines.attempt_engine import Attempt
 from finetune_operator.engines.indexed_job import IndexedJobEngine
 from finetune_operator.manifests.identity import identity, location, spec_digest, world_size
@@ -45,6 +49,8 @@ _MESSAGES = {
 class TrainingWork(Work):
     """Train until the result is verified."""
 
+    lost_event = "RanksLost"
+
     def recorded(self) -> Recorded:
         """Return the attempt in status."""
         return recorded_attempt(self.observed, attempt_job)
@@ -62,6 +68,7 @@ class TrainingWork(Work):
         """Return what the operator refuses."""
         spec = experiment_of(self.observed).spec
         refusal = first_refusal(
+            names_are_free(self.observed.foreign_names),
             results_have_a_place(spec.storage, self.observed.policy),
             the_model_is_allowed(spec.model, self.observed.policy),
         )

@@ -67,6 +67,8 @@ class Work(ABC):
     """waiting_reason is the reason of Ready while no pod is on a node."""
     started_event: ClassVar[str] = "AttemptStarted"
     """started_event is the reason of the event that a new attempt is."""
+    lost_event: ClassVar[str] = "Restarting"
+    """lost_event is the reason of the event that an attempt which is repeated is."""
     heeds_suspend: ClassVar[bool] = True
     """heeds_suspend: runPolicy.suspend stops it."""
 

@@ -15,6 +15,7 @@ from builders import (
     ended_pod,
     ended_status,
     job,
+    message,
     observed,
     our_object,
     pod,
@@ -126,3 +127,8 @@ def test_the_grace_period_covers_three_times_the_slowest_save() -> None:
     status = prepared(attempt={"number": 2}, checkpoints={"saveSeconds": 50.0})
     pod_spec = plan(seen(status)).apply[2]["spec"]["template"]["spec"]
     assert pod_spec["terminationGracePeriodSeconds"] == 150
+
+
+def test_a_new_attempt_says_where_it_goes_on() -> None:
+    status = ended_status("Disruption", checkpoints={"latest": CHECKPOINT | {"attempt": 1}})
+    assert message(plan(seen(status))) == "attempt 2 is created; it goes on from step 40"

@@ -8,6 +8,7 @@ import pytest
 
 import builders
 from builders import (
+    DATASET,
     EXPERIMENT,
     EXPORT,
     condition,
@@ -121,3 +122,22 @@ def test_an_export_that_runs_does_not_mind_what_becomes_of_its_experiment() -> N
     live = job(EXPORT, 1, pod())
     decided = plan(observed(EXPORT, export, references={SOURCE: None}, jobs=(live,)))
     assert condition(decided, "Ready") == ("False", "Starting")
+
+
+@pytest.mark.parametrize(("digest", "license_of"), [("d", "CC-BY-4.0"), ("0", None)])
+def test_the_card_gets_the_license_of_the_data_that_was_trained_on(
+    digest: str, license_of: str | None
+) -> None:
+    dataset = builders.ready_dataset(license="CC-BY-4.0", digest=builders.digest(digest))
+    known = {SOURCE: builders.complete_experiment(), builders.key(DATASET): dataset}
+    export = our_object(EXPORT, status=RECORDED)
+    decided = plan(observed(EXPORT, export, references=known))
+    config = ExportJobConfig.model_validate_json(decided.apply[0]["data"][CONFIG_KEY])
+    assert config.dataset_license == license_of
+
+
+@pytest.mark.parametrize("kind", [DATASET, EXPERIMENT, EXPORT])
+def test_a_name_that_somebody_else_holds_is_never_taken(kind: str) -> None:
+    decided = plan(observed(kind, foreign_names=frozenset({"Job x"})))
+    assert condition(decided, "Stalled") == ("True", "NameTaken")
+    assert decided.apply == ()
