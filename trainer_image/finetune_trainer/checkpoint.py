@@ -16,7 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from finetune_api.run_outcome import CheckpointRef
-from finetune_trainer.errors import ExternalServiceError, PeerLostError, TrainerError
+from finetune_trainer.errors import (
+    ExternalServiceError,
+    PeerLostError,
+    ResourcesExhaustedError,
+    TrainerError,
+)
 from finetune_trainer.store import (
     DamagedError,
     FileEntry,
@@ -110,10 +115,9 @@ class Checkpoints:
                 else:
                     if restored is not None:
                         return restored
-        except OSError as error:
+        except (OSError, ResourcesExhaustedError) as error:
             raise ExternalServiceError(
-                f"{self.store.uri}: checkpoints cannot be read ({error.strerror}); repair the "
-                "storage"
+                f"{self.store.uri}: checkpoints cannot be read ({error}); repair the storage"
             ) from error
         return None
 

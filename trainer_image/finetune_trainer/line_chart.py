@@ -99,8 +99,8 @@ def _legend(lines: Sequence[Line], unit: str, width: int) -> list[str]:
 def _ticks(low: float, high: float) -> list[float]:
     if high <= low:
         return [low]
-    rough = (high - low) / 5
+    rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
-    width = next(power * one for one in (1, 2, 5, 10) if power * one >= rough)
+    width = next(power * one for one in (1, 2, 2.5, 5, 10) if power * one >= rough)
     first = math.ceil(low / width)
     return [round(n * width, 10) for n in range(first, math.floor(high / width) + 1)]

@@ -62,7 +62,7 @@ class PathStore:
         inside = self._folder / prefix.rpartition("/")[0]
         found = (
             (Path(folder) / file).relative_to(self._folder).as_posix()
-            for folder, _, files in os.walk(inside)
+            for folder, _, files in os.walk(inside, onerror=self._raise_unless_missing)
             for file in files
         )
         return sorted(name for name in found if name.startswith(prefix))
@@ -82,6 +82,11 @@ class PathStore:
         """Copy a file to local disk, making the folders it needs."""
         with self.open(name) as source:
             write_local(target, source)
+
+    def _raise_unless_missing(self, error: OSError) -> None:
+        """Make a folder that cannot be listed an error: it must not look empty."""
+        if not isinstance(error, FileNotFoundError):
+            raise self._translated(error, "") from error
 
     def _translated(self, error: OSError, name: str) -> Exception:
         where = f"{self._uri}/{name}"

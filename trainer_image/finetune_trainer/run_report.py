@@ -54,7 +54,7 @@ def _values(facts: ReportFacts) -> dict[str, Any]:
         "steps": record.step,
         "tokens": record.tokens,
         "supervisedTokens": record.supervised,
-        "samples_seen": record.samples,
+        "samplesSeen": record.samples,
         "history": record.history,
         "evaluations": record.evaluations,
         "samples": list(facts.samples),
@@ -142,7 +142,9 @@ def _rate_charts(record: RunRecord) -> str:
 
 def _samples(samples: Sequence[dict[str, str]]) -> str:
     rows = [[one[name] for name in ("prompt", "reference", "base", "tuned")] for one in samples]
-    return _table(["prompt", "reference", "base model", "tuned model"], rows, kind="text")
+    return _table(
+        ["prompt", "reference", "base model", "tuned model"], rows, kind="text", css="wide"
+    )
 
 
 def _evaluations(record: RunRecord) -> str:
@@ -172,13 +174,15 @@ def _settings(facts: ReportFacts) -> str:
     return _table(["setting", "value"], [row for row in rows if row[1] != "None"])
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "number") -> str:
+def _table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "number", css: str = ""
+) -> str:
     head = "".join(f"<th>{escape(one)}</th>" for one in heads)
     body = "".join(
         "<tr>" + "".join(f'<td class="{kind}">{escape(cell)}</td>' for cell in row) + "</tr>"
         for row in rows
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<table class="{css}"><tr>{head}</tr>{body}</table>'
 
 
 def _number(value: float) -> str:

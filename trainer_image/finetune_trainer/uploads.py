@@ -18,6 +18,8 @@ from finetune_trainer.errors import (
 log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 30.0
+OUTAGE_SECONDS = 600.0
+"""Volumes mounted from object stores answer a short outage like a broken disk."""
 
 
 class Uploads:
@@ -26,8 +28,8 @@ class Uploads:
     def __init__(self) -> None:
         self._jobs: deque[tuple[str, Callable[[], None]]] = deque()
         self._changed = threading.Condition()
-        self._closing = False
         self._error: Exception | None = None
+        self._failing_since = 0.0
         self._fatal: TrainerError | None = None
         self.retries = 0
         self._thread = threading.Thread(target=self._work, name="uploads", daemon=True)
@@ -52,7 +54,9 @@ class Uploads:
         """
         if self._fatal is not None:
             raise self._fatal
-        if postponing and isinstance(self._error, ResourcesExhaustedError):
+        if not postponing or not isinstance(self._error, ResourcesExhaustedError):
+            return
+        if not _may_pass(self._error) or time.monotonic() - self._failing_since > OUTAGE_SECONDS:
             raise self._error
 
     def finish(self, seconds: float, beat: Callable[[], None]) -> None:
@@ -88,6 +92,8 @@ class Uploads:
                 self._fatal = error
                 return False
             except Exception as error:
+                if self._error is None:
+                    self._failing_since = time.monotonic()
                 self._error = error
                 self.retries += 1
                 log.warning("%s was not written, next try in %.0f s: %s", name, delay, error)
@@ -97,8 +103,16 @@ class Uploads:
                 return True
 
 
+def _may_pass(error: Exception | None) -> bool:
+    """Tell whether waiting may help: not when a disk is full, or access is denied."""
+    return not isinstance(error, TrainerError) or error.reason in (
+        "StorageUnavailable",
+        "ServiceUnavailable",
+    )
+
+
 def _final(error: Exception | None) -> TrainerError:
-    if isinstance(error, TrainerError):
+    if isinstance(error, TrainerError) and not _may_pass(error):
         return error
     kind = type(error).__name__ if error is not None else "no answer"
     return ExternalServiceError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import pytest
 import torch
 
+from finetune_trainer import path_store
 from finetune_trainer.checkpoint import Checkpoints, RunIdentity, Snapshot
-from finetune_trainer.errors import PeerLostError
+from finetune_trainer.errors import ExternalServiceError, PeerLostError
 from finetune_trainer.path_store import PathStore
 from finetune_trainer.tensor_file import read_tensors, tensor_file
 
@@ -105,3 +107,15 @@ def test_retention_leaves_other_revisions_alone(store):
     later.write(snapshot(2))
     later.retain(1, [])
     assert steps(store) == [2, 9]
+
+
+def test_storage_that_cannot_be_listed_is_an_outage_and_no_fresh_start(store, monkeypatch):
+    Checkpoints(store, IDENTITY).write(snapshot(2))
+    reader = Checkpoints(store, IDENTITY)
+
+    def broken(*_):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(path_store.os, "scandir", broken)
+    with pytest.raises(ExternalServiceError):
+        reader.newest([])

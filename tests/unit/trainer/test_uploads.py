@@ -81,13 +81,27 @@ def test_a_full_disk_ends_the_run_when_a_second_checkpoint_is_due():
     def write() -> None:
         if queue.retries:
             tried.set()
-        raise ResourcesExhaustedError("no space left")
+        raise ResourcesExhaustedError("no space left", reason="NoSpace")
 
     queue.submit("checkpoint", write)
     assert tried.wait(20)
     queue.check()
     with pytest.raises(ResourcesExhaustedError):
         queue.check(postponing=True)
+
+
+def test_a_volume_that_answers_with_errors_for_a_while_is_an_outage():
+    queue, tried = Uploads(), threading.Event()
+
+    def write() -> None:
+        tried.set()
+        raise ResourcesExhaustedError("input/output error", reason="StorageUnavailable")
+
+    queue.submit("checkpoint", write)
+    assert tried.wait(20)
+    queue.check(postponing=True)
+    with pytest.raises(ExternalServiceError):
+        queue.finish(0.1, quiet)
 
 
 def test_a_newer_attempt_ends_the_run_at_once():
