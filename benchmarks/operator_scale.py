@@ -78,9 +78,7 @@ async def settled(server: EmulatedApiServer) -> None:
 
 async def watch(server: EmulatedApiServer, operator: OperatorProcess, seconds: float) -> None:
     """Look at the process for a while and print the figures."""
-    print(
-        f"calls to get ready and complete every status: {len(server.requests)}, writes: {len(server.writes())}"
-    )
+    print(f"calls to get ready and complete every status: {len(server.requests)}")
     asked, written, used = len(server.requests), len(server.writes()), operator.cpu_seconds()
     await asyncio.sleep(seconds)
     calls = Counter(f"{r.verb} {r.resource}" for r in server.requests[asked:])
