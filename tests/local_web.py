@@ -68,6 +68,7 @@ def local_web(answer: Answer) -> Iterator[LocalWeb]:
             if "Content-Length" not in reply.headers:
                 self.send_header("Content-Length", str(len(reply.body)))
             self.end_headers()
+            self.close_connection |= reply.headers.get("Connection") == "close"
             if self.command != "HEAD":
                 self.wfile.write(reply.body)
 

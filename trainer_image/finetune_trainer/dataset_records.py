@@ -168,5 +168,7 @@ class SourceReader:
             files=len(fetched.files),
             rows=rows,
             bytes=sum(file.entry.bytes for file in fetched.files),
-            format=chosen.value if chosen != Format.AUTO else ", ".join(sorted(map(str, kinds))),
+            format=chosen.value
+            if chosen != Format.AUTO
+            else ", ".join(sorted(map(str, kinds)))[:32],
         )

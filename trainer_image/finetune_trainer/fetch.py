@@ -48,6 +48,9 @@ def opened(url: str, web: Web) -> Iterator[BinaryIO]:
     connection, response = _answered(url, web)
     try:
         yield cast("BinaryIO", response)
+        # http.client ends a body that breaks off like one that is whole.
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
     except (OSError, http.client.HTTPException) as error:
         raise ExternalServiceError(
             f"{shown(url)}: the connection broke ({type(error).__name__}); try again later"

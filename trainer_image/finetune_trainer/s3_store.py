@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
+import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from finetune_trainer.errors import AccessError, ExternalServiceError, ResourcesExhaustedError
+from finetune_trainer.errors import AccessError
 from finetune_trainer.mounts import required_secret_value, secret_value
 from finetune_trainer.path_store import write_local
+from finetune_trainer.s3_errors import translated
 from finetune_trainer.store_protocol import FileEntry, Hashed, checked_name
 
 if TYPE_CHECKING:
@@ -33,7 +37,13 @@ Result = TypeVar("Result")
 
 
 def s3_client(location: S3) -> Any:
-    """Return a boto3 client for the server and identity that a location names."""
+    """Return a boto3 client for the server and identity that a location names.
+
+    Raises AccessError (AddressNotAllowed) for a server on a link-local address: there live the
+    metadata services of clouds, which hand out credentials.
+    """
+    if location.endpoint is not None:
+        _refuse_link_local(urlsplit(location.endpoint).hostname or "")
     config = Config(
         signature_version=UNSIGNED if location.anonymous else "s3v4",
         s3={"addressing_style": "path" if location.path_style else "auto"},
@@ -214,41 +224,15 @@ class S3Store:
         return f"{self._prefix}/{name}" if self._prefix else name
 
 
-def translated(error: ClientError | BotoCoreError, where: str) -> Exception:
-    """Return our error for one of boto3's; `where` is the URI it was met at."""
-    if not isinstance(error, ClientError):
-        return ExternalServiceError(
-            f"{where}: no answer from the object store ({type(error).__name__}); check that it "
-            "runs and can be reached",
-            reason="ServiceUnavailable",
-        )
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    if code == "NoSuchBucket":
-        return AccessError(f"{where}: no such bucket; correct its name", reason="SourceNotFound")
-    if status == 404 or code in {"NoSuchKey", "NotFound"}:
-        return FileNotFoundError(where)
-    if status in {409, 412} or code == "PreconditionFailed":
-        return FileExistsError(where)
-    return _refused(status, code, where)
-
-
-def _refused(status: int, code: str, where: str) -> Exception:
-    if status == 507 or "Quota" in code or "Storage" in code:
-        return ResourcesExhaustedError(
-            f"{where}: the object store is full ({code}); free space or raise its quota",
-            reason="NoSpace",
-        )
-    if status in {401, 403}:
-        return AccessError(
-            f"{where}: the object store answers {status} {code}; grant the permission on this "
-            "prefix, or correct the Secret",
-            reason="AccessDenied",
-        )
-    return ExternalServiceError(
-        f"{where}: the object store answers {status} {code}; repair it or try again later",
-        reason="ServiceUnavailable",
-    )
+def _refuse_link_local(host: str) -> None:
+    with suppress(OSError, UnicodeError):
+        for found in socket.getaddrinfo(host, None):
+            if ipaddress.ip_address(str(found[4][0]).partition("%")[0]).is_link_local:
+                raise AccessError(
+                    f"endpoint {host}: {found[4][0]} is a link-local address; use the address of "
+                    "an object store",
+                    reason="AddressNotAllowed",
+                )
 
 
 def _credentials(location: S3) -> dict[str, str | None]:

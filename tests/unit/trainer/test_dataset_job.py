@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -153,6 +154,19 @@ def test_several_sources_are_joined_and_a_given_split_is_used(ground):
         ("own", 10, "JSONL"),
         ("1", 1, "JSONL"),
     ]
+
+
+def test_a_folder_of_many_formats_is_one_source(ground):
+    ground.put("lake/a.jsonl", jsonl(questions(3)))
+    for name, separator in (("b.csv", ","), ("c.tsv", "\t")):
+        ground.put(f"lake/{name}", f"prompt{separator}answer\n{name}{separator}yes\n")
+    ground.put("lake/d.json", '[{"prompt": "d", "answer": "yes"}]')
+    pq.write_table(
+        pa.table({"prompt": ["e"], "answer": ["yes"]}), ground.claims / "data/lake/e.parquet"
+    )
+    summary, _ = finished(dataset_spec(from_claim("lake")))
+    assert summary.records.total == 7
+    assert summary.sources[0].format == "CSV, JSON, JSONL, Parquet, TSV"
 
 
 def test_a_sample_of_a_source_is_read(ground):

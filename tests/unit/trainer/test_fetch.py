@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from finetune_trainer.errors import AccessError
+from finetune_trainer.errors import AccessError, ExternalServiceError
 from finetune_trainer.fetch import Web, checked_address, opened
 from local_web import Reply, local_web
 
@@ -44,6 +44,12 @@ def test_a_name_is_resolved_once_so_it_cannot_change_between_check_and_use(monke
         monkeypatch.setattr(socket, "getaddrinfo", noted)
         got(web.url("/a.csv"), [web.host])
     assert asked.count("localhost") == 1
+
+
+def test_a_body_that_breaks_off_is_no_whole_file():
+    half = Reply(body=b"half", headers={"Content-Length": "8", "Connection": "close"})
+    with local_web(lambda _: half) as web, pytest.raises(ExternalServiceError, match="broke"):
+        got(web.url("/a.csv"), [web.host])
 
 
 def test_a_redirect_to_another_host_is_refused():

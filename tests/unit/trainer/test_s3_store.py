@@ -163,3 +163,11 @@ def test_a_secret_without_a_key_names_it(tmp_path, monkeypatch):
     s3 = {"bucket": "lake", "secretRef": {"name": "half"}}
     with pytest.raises(AccessError, match='Secret "half": key "AWS_SECRET_ACCESS_KEY"'):
         open_store(Location.model_validate({"s3": s3}))
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "0xa9fea9fe"])
+def test_a_metadata_service_is_no_object_store(host):
+    s3 = {"bucket": "lake", "endpoint": f"http://{host}/", "anonymous": True}
+    with pytest.raises(AccessError) as refused:
+        open_store(Location.model_validate({"s3": s3}))
+    assert refused.value.reason == "AddressNotAllowed"
