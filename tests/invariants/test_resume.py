@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import time
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 import finetune_trainer.run  # noqa: F401 - loaded once, then inherited by every forked rank
+from finetune_trainer import path_store, saver, uploads
 from finetune_trainer.watchdog import Heartbeat
 from training_ground import TrainingGround
 
@@ -122,3 +125,55 @@ def test_a_checkpoint_that_differs_from_what_was_reported_is_not_resumed(ground)
     known = first.checkpoint.model_dump() | {"digest": "sha256:" + "0" * 64}
     config = ground.config(2, **QUIET) | {"known_checkpoints": [known]}
     assert ground.forked(config).completed().quarantined == 1
+
+
+def test_an_outage_of_the_storage_mid_run_changes_nothing(ground, undisturbed, monkeypatch):
+    write, left = path_store._write_new, iter(range(5))
+
+    def failing(*arguments):
+        if next(left, None) is not None:
+            raise OSError(errno.EIO, "input/output error")
+        write(*arguments)
+
+    monkeypatch.setattr(path_store, "_write_new", failing)
+    monkeypatch.setattr(uploads, "FIRST_DELAY_SECONDS", 0.05)
+    outcome = ground.forked(ground.config(1, **QUIET)).completed()
+    assert ground.weights(outcome) == undisturbed[1]
+
+
+def test_storage_that_never_comes_back_ends_a_finished_run_as_external_service(ground, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(path_store, "_write_new", failing)
+    monkeypatch.setattr(saver, "FINISH_SECONDS", 0.3)
+    (outcome,) = ground.forked(ground.config(1, **QUIET)).outcomes()
+    assert (outcome.failure_class, outcome.step) == ("ExternalService", STEPS)
+    assert outcome.result is None
+
+
+@pytest.mark.parametrize("ranks", [1, 2], ids="ranks: {}".format)
+def test_a_whole_run_measures_and_reports_before_and_after(ground, ranks):
+    config = ground.config(ranks=ranks, evaluation={"generateSamples": 3})
+    outcome = ground.forked(config).completed()
+    before, after = (
+        next(one.value for one in outcome.training.metrics if (one.name, one.step) == ("loss", at))
+        for at in (0, outcome.result.step)
+    )
+    assert after < before
+    assert outcome.training.checkpoint_choice == "Best"
+    report = json.loads(ground.file(outcome.artifacts[0].uri, "").with_suffix(".json").read_text())
+    assert report["baseline"]["loss"] == before
+    assert [one["prompt"] for one in report["samples"]] == ["count 0", "count 1", "count 2"]
+    assert all(one["base"] and one["tuned"] for one in report["samples"])
+
+
+def test_full_fine_tuning_resumes_too(tmp_path):
+    quiet = QUIET | {"adapter": {"type": "None"}, "plan": QUIET["plan"] | {"rank": None}}
+    whole = TrainingGround(tmp_path / "whole", train=20, tied=True)
+    expected = whole.weights(whole.forked(whole.config(**quiet)).completed())
+    ground = TrainingGround(tmp_path / "killed", train=20, tied=True)
+    ground.forked(ground.config(1, **quiet), die={0: 4}).outcomes()
+    outcome = ground.forked(ground.config(2, **quiet)).completed()
+    assert outcome.training.kind == "Model"
+    assert ground.weights(outcome) == expected

@@ -31,6 +31,7 @@ from finetune_trainer.watchdog import Pulse, pulse
 
 log = logging.getLogger("finetune_trainer")
 
+RANK_PROGRAM = ("-m", "finetune_trainer", "rank")
 POLL_SECONDS = 0.1
 ECHO_SECONDS = 15.0
 """How long other ranks get to end by themselves after one has failed."""
@@ -70,8 +71,8 @@ class Pod:
                 "GROUP_RANK": str(self._node),
                 FOLDER_ENV: str(self._folder.path),
             }
-            self._processes[rank] = subprocess.Popen(
-                [sys.executable, "-m", "finetune_trainer", "rank"],
+            self._processes[rank] = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, *RANK_PROGRAM],
                 env={"OMP_NUM_THREADS": threads} | dict(os.environ) | address | own,
             )
 
