@@ -21,7 +21,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from finetune_api.training_settings import Template
 from finetune_trainer.errors import ConfigurationError
 
-MAX_CHARACTERS = 64 << 20
+MAX_CHARACTERS, MAX_NUMBERS = 16 << 20, 200_000
+"""Bounds of one rendering: characters of its output, numbers that its ranges yield."""
 MAX_BASE, MAX_EXPONENT = 1_000_000, 8
 Message = dict[str, str]
 
@@ -43,6 +44,18 @@ MARKS = {
     "tool": "mark4tol",
 }
 """Words that must come back when a template renders each role."""
+
+
+TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What running a template can raise; whatever else comes is not the template's fault."""
 
 
 class TemplateUnsuitableError(ConfigurationError):
@@ -80,6 +93,7 @@ class ChatTemplate:
             for part in self._compiled.generate(
                 messages=messages,
                 add_generation_prompt=prompt,
+                range=_BoundedRange(),
                 bos_token=self.tokens.begin,
                 eos_token=self.tokens.end,
                 begin_token=self.tokens.begin if self.tokens.begin_is_added else "",
@@ -91,7 +105,7 @@ class ChatTemplate:
                         f"prompt.template: {self.name} renders more than {MAX_CHARACTERS:,} "
                         "characters; use another template"
                     )
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except TEMPLATE_FAULTS as error:
             raise TemplateUnsuitableError(
                 f"prompt.template: {self.name} fails with {_fault(error)}; set prompt.template to "
                 "ChatML or Raw, or adapt the data"
@@ -164,6 +178,20 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             raise SecurityError("text formatting with %")
         return super().call_binop(context, operator, left, right)
+
+
+class _BoundedRange:
+    """The `range` of one rendering: nested loops share one budget."""
+
+    def __init__(self) -> None:
+        self._left = MAX_NUMBERS
+
+    def __call__(self, *bounds: int) -> range:
+        numbers = range(*bounds)
+        self._left -= len(numbers)
+        if self._left < 0:
+            raise SecurityError(f"loops over more than {MAX_NUMBERS:,} numbers")
+        return numbers
 
 
 def _repeated(left: Any, right: Any) -> int:

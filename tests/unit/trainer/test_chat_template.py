@@ -69,6 +69,11 @@ def test_a_model_without_a_template_cannot_use_its_own():
         pytest.param("{{ 'a' * 10**12 }}", id="a huge text"),
         pytest.param("{{ raise_exception('roles must alternate') }}", id="a refusal"),
         pytest.param("{% include '/etc/passwd' %}", id="a file"),
+        pytest.param(
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+            id="nested loops",
+        ),
+        pytest.param("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", id="endless recursion"),
         pytest.param("{{ messages * 10**8 }}", id="a huge list"),
         pytest.param("{{ 9**9**9 }}", id="a huge number"),
         pytest.param("{{ '%99999999999d' % 1 }}", id="a wide field"),
