@@ -114,6 +114,7 @@ class RecordingCluster:
 
     async def replace_lease(self, lease: Manifest) -> Manifest:
         self._maybe_fail("replace_lease")
+        await asyncio.sleep(0)
         found = self.objects.get(self._place(lease))
         version = lease["metadata"]["resourceVersion"]
         if found is None or found["metadata"]["resourceVersion"] != version:

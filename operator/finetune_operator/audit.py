@@ -14,7 +14,7 @@ import structlog
 from finetune_operator import metrics
 from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import OURS
-from finetune_operator.errors import ClusterError, CredentialsError
+from finetune_operator.errors import ClusterError, CredentialsError, UnavailableError
 from finetune_operator.informers import ObjectSink
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.observed import Key
@@ -23,6 +23,7 @@ from finetune_operator.work_queue import Lane
 INTERVAL_SECONDS = 180.0
 GRACE_SECONDS = 30.0
 """A change younger than this may still be on its way through the watch."""
+RETRY_SECONDS = 2.0
 BARRIER_LOOK_SECONDS = 0.2
 BARRIER_PATIENCE_LOOKS = 100
 """After so many looks the keys still missing are read live."""
@@ -77,6 +78,17 @@ class Audit:
                     key = Key(kind, facts["namespace"], facts["name"])
                     versions[key] = facts["resourceVersion"]
         return versions
+
+    async def complete_cache(self) -> None:
+        """Return when everything that exists is in the cache, however long the server is away."""
+        while True:
+            try:
+                await self.barrier(list(await self.list_versions()))
+            except UnavailableError as error:
+                log.warning("the start is put off", error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     async def barrier(self, expected: Sequence[Key]) -> None:
         """Return when every expected key is in the cache or found gone by a live read."""

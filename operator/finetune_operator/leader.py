@@ -17,7 +17,12 @@ import structlog
 from finetune_operator import metrics
 from finetune_operator.cluster.cluster_protocol import Resource
 from finetune_operator.cluster.resources import LEASES
-from finetune_operator.errors import ClusterError, ConflictError, LeadershipLostError
+from finetune_operator.errors import (
+    ClusterError,
+    ConflictError,
+    CredentialsError,
+    LeadershipLostError,
+)
 from finetune_operator.observed import Manifest
 
 DURATION_SECONDS = 15.0
@@ -59,11 +64,14 @@ class Leader:
         self._lease: Manifest | None = None
         self._seen: tuple[str, float] | None = None
         self._renewed_at = 0.0
+        self._one_write = asyncio.Lock()
 
     @property
     def fence(self) -> int | None:
         """Return the number of this leadership, None without one."""
-        return int(self._lease["spec"]["leaseTransitions"]) if self._lease else None
+        if self._lease is None:
+            return None
+        return int(self._lease["spec"].get("leaseTransitions") or 0)
 
     async def acquire(self) -> None:
         """Wait until the Lease is ours."""
@@ -78,7 +86,7 @@ class Leader:
     async def raise_above(self, fence: int) -> None:
         """Lift the fencing number above every fence found in the cluster."""
         if self._lease is not None and (self.fence or 0) <= fence:
-            await self._write(transitions=fence + 1)
+            await self._write(at_least=fence + 1)
             self._publish()
 
     async def keep(self) -> None:
@@ -87,7 +95,7 @@ class Leader:
             await asyncio.sleep(RETRY_SECONDS)
             try:
                 async with asyncio.timeout(self._seconds_left()):
-                    await self._write(transitions=self.fence or 0)
+                    await self._write()
             except ConflictError as error:
                 await self._still_ours(error)
             except (ClusterError, TimeoutError) as error:
@@ -100,7 +108,7 @@ class Leader:
         if self._lease is None:
             return
         try:
-            await self._write(transitions=self.fence or 0, holder="")
+            await self._write(holder="")
         except ClusterError as error:
             log.warning("lease not released", error=str(error))
         self._lease = None
@@ -114,7 +122,9 @@ class Leader:
                 self._note()
             elif self._may_take(found):
                 self._lease = found
-                await self._write(transitions=int(found["spec"].get("leaseTransitions") or 0) + 1)
+                await self._write(at_least=(self.fence or 0) + 1)
+        except CredentialsError:
+            raise
         except ClusterError as error:
             self._lease = None
             if not isinstance(error, ConflictError):
@@ -137,12 +147,15 @@ class Leader:
             raise LeadershipLostError("another process holds the Lease") from error
         self._lease = found
 
-    async def _write(self, *, transitions: int, holder: str | None = None) -> None:
-        assert self._lease is not None  # noqa: S101 - only called while a Lease is known
-        record = self._record(transitions, self._identity if holder is None else holder)
-        record["metadata"]["resourceVersion"] = self._lease["metadata"]["resourceVersion"]
-        self._lease = await self._store.replace_lease(record)
-        self._note()
+    async def _write(self, *, at_least: int = 0, holder: str | None = None) -> None:
+        """Write the record onto the version last seen; one write at a time, or two would clash."""
+        async with self._one_write:
+            assert self._lease is not None  # noqa: S101 - only called while a Lease is known
+            transitions = max(self.fence or 0, at_least)
+            record = self._record(transitions, self._identity if holder is None else holder)
+            record["metadata"]["resourceVersion"] = self._lease["metadata"]["resourceVersion"]
+            self._lease = await self._store.replace_lease(record)
+            self._note()
 
     def _note(self) -> None:
         self._renewed_at = self._clock()

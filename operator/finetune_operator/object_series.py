@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime, timedelta
 
 from prometheus_client import Gauge
 
+from finetune_api.conditions import COMPLETE, FAILED, READY
 from finetune_api.names import EXPERIMENT
 from finetune_operator import metrics
 from finetune_operator.observed import Key, Manifest
 
+RETENTION = timedelta(minutes=10)
+"""The last values of a run that ended are shown for so long; then its series vanish."""
+
 
 class ObjectSeries:
-    """Keeps the metrics of objects in step with their statuses."""
+    """Keeps the metrics of objects in step with their statuses.
+
+    A run that was over before this process saw it has no series of its own, only a share in the
+    count: thousands of finished runs cost nothing.
+    """
 
     def __init__(self) -> None:
+        self._shown: set[Key] = set()
+        self._ended: dict[Key, datetime] = {}
         self._reasons: dict[Key, str] = {}
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._restarts: dict[Key, Manifest] = {}
 
-    def seen(self, key: Key, status: Manifest) -> None:
-        """Publish a status that was planned."""
-        conditions = status.get("conditions") or ()
-        reason = next((c["reason"] for c in conditions if c["type"] == "Ready"), "Unknown")
+    def seen(self, key: Key, status: Manifest, now: datetime) -> float | None:
+        """Publish a status; return after how many seconds it wants to be shown again."""
+        conditions = {c["type"]: c for c in status.get("conditions") or ()}
+        reason = conditions.get(READY, {}).get("reason", "Unknown")
         self._count(key, reason)
-        if key.kind == EXPERIMENT:
-            self._experiment(key, status)
+        if key.kind != EXPERIMENT:
+            return None
+        if not any(conditions.get(kind, {}).get("status") == "True" for kind in (COMPLETE, FAILED)):
+            self._ended.pop(key, None)
+            self._show(key, reason, status)
+            return None
+        return self._retire(key, reason, status, now)
+
+    def _retire(self, key: Key, reason: str, status: Manifest, now: datetime) -> float | None:
+        if key not in self._shown:
+            return None
+        left = self._ended.setdefault(key, now) + RETENTION - now
+        if left <= timedelta():
+            self._hide(key)
+            return None
+        self._show(key, reason, status)
+        return left.total_seconds()
 
     def forget(self, key: Key) -> None:
         """Drop the series of a deleted object."""
@@ -33,11 +59,17 @@ class ObjectSeries:
         if reason is None:
             return
         self._add((key.kind, key.namespace, reason), -1)
-        if key.kind == EXPERIMENT:
-            labels = {"namespace": key.namespace, "experiment": key.name}
-            for family in metrics.EXPERIMENT_FAMILIES:
-                family.remove_by_labels(labels)
-            self._restarts.pop(key, None)
+        self._hide(key)
+
+    def _hide(self, key: Key) -> None:
+        if key not in self._shown:
+            return
+        labels = {"namespace": key.namespace, "experiment": key.name}
+        for family in metrics.EXPERIMENT_FAMILIES:
+            family.remove_by_labels(labels)
+        self._shown.discard(key)
+        self._ended.pop(key, None)
+        self._restarts.pop(key, None)
 
     def _count(self, key: Key, reason: str) -> None:
         before = self._reasons.get(key)
@@ -47,10 +79,6 @@ class ObjectSeries:
             self._add((key.kind, key.namespace, before), -1)
         self._add((key.kind, key.namespace, reason), 1)
         self._reasons[key] = reason
-        if key.kind == EXPERIMENT:
-            if before is not None:
-                metrics.EXPERIMENT_STATUS.remove(key.namespace, key.name, before)
-            metrics.EXPERIMENT_STATUS.labels(key.namespace, key.name, reason).set(1)
 
     def _add(self, labels: tuple[str, str, str], change: int) -> None:
         self._counts[labels] += change
@@ -60,8 +88,12 @@ class ObjectSeries:
             del self._counts[labels]
             metrics.OBJECTS.remove(*labels)
 
-    def _experiment(self, key: Key, status: Manifest) -> None:
+    def _show(self, key: Key, reason: str, status: Manifest) -> None:
         names = (key.namespace, key.name)
+        self._shown.add(key)
+        labels = {"namespace": key.namespace, "experiment": key.name}
+        metrics.EXPERIMENT_STATUS.remove_by_labels(labels)
+        metrics.EXPERIMENT_STATUS.labels(*names, reason).set(1)
         metrics.EXPERIMENT_ATTEMPT.labels(*names).set(
             (status.get("attempt") or {}).get("number", 0)
         )

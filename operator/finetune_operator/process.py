@@ -151,7 +151,7 @@ class Operator:
         """Let workers begin once everything that exists is known, fenced above all before us."""
         await kopf_ready.wait()
         _stop_on_signals(stop)  # kopf has put its own handlers in place of ours
-        await self._audit.barrier(list(await self._audit.list_versions()))
+        await self._audit.complete_cache()
         await self._leader.raise_above(self._assembly.cache.highest_fence())
         self.health.is_ready = True
         self._assembly.queue.open()

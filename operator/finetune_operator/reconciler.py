@@ -120,7 +120,9 @@ class Reconciler:
         """Write the status if it says something new, then post the events that go with it."""
         key, metadata = observed.key, observed.object.metadata
         stored = self._stored_status(key)
-        self._series.seen(key, decided.status)
+        shown_for = self._series.seen(key, decided.status, observed.now)
+        if shown_for is not None:
+            self._queue.add(key, after_seconds=shown_for + 1, lane=Lane.PATIENT)
         verdict = self.status_writes.verdict(key, stored, decided.status, observed.now)
         if verdict.later_seconds is not None:
             self._queue.add(key, after_seconds=verdict.later_seconds, lane=Lane.PATIENT)

@@ -7,6 +7,7 @@ import pytest
 from finetune_operator import audit as audit_module
 from finetune_operator.audit import Audit
 from finetune_operator.cluster.resources import OURS
+from finetune_operator.errors import UnavailableError
 from finetune_operator.informers import ObjectSink
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.observed import Key
@@ -44,6 +45,7 @@ class Ground:
 def ground(monkeypatch) -> Ground:
     monkeypatch.setattr(audit_module, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(audit_module, "BARRIER_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(audit_module, "RETRY_SECONDS", 0.0)
     return Ground()
 
 
@@ -98,4 +100,11 @@ async def test_the_barrier_opens_when_every_listed_object_arrived(ground):
 async def test_the_barrier_does_not_wait_for_ever_for_what_is_gone_or_was_not_told(ground):
     ground.cluster.put(dataset())
     await ground.audit.barrier([FAQ, Key("Dataset", "ml", "deleted-meanwhile")])
+    assert ground.version() == "1"
+
+
+async def test_a_server_that_is_away_at_the_start_delays_the_barrier_only(ground):
+    ground.cluster.put(dataset())
+    ground.cluster.fail_next("pages", UnavailableError("down"))
+    await ground.audit.complete_cache()
     assert ground.version() == "1"

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from finetune_operator import leader as leader_module
-from finetune_operator.errors import LeadershipLostError, UnavailableError
+from finetune_operator.errors import CredentialsError, LeadershipLostError, UnavailableError
 from finetune_operator.leader import DURATION_SECONDS, RENEW_DEADLINE_SECONDS, Leader
 from recording_cluster import RecordingCluster
 
@@ -54,7 +54,7 @@ async def test_a_lease_that_keeps_changing_is_never_taken():
     await first.acquire()
     for _ in range(5):
         clock.now += DURATION_SECONDS / 2
-        await first._write(transitions=1)
+        await first._write()
         await second._try()
         assert second.fence is None
 
@@ -148,3 +148,18 @@ async def test_the_number_is_raised_above_every_fence_found():
     assert (first.fence, lease(store)["spec"]["leaseTransitions"]) == (42, 42)
     await first.raise_above(7)
     assert first.fence == 42
+
+
+async def test_a_renewal_at_the_same_moment_never_lowers_the_number():
+    store = RecordingCluster()
+    first = candidate(store, Clock(), "one")
+    await first.acquire()
+    await asyncio.gather(first._write(), first.raise_above(41), first._write())
+    assert lease(store)["spec"]["leaseTransitions"] == 42
+
+
+async def test_a_candidate_whose_credentials_are_rejected_ends():
+    store = RecordingCluster()
+    store.fail_next("read", CredentialsError("401", status=401))
+    with pytest.raises(CredentialsError):
+        await asyncio.wait_for(candidate(store, Clock(), "one").acquire(), 1)

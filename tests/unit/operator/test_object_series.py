@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from finetune_operator import metrics
@@ -10,6 +12,7 @@ from finetune_operator.observed import Key
 
 RUN = Key("FineTuneExperiment", "series-test", "run")
 OTHER = Key("FineTuneExperiment", "series-test", "other")
+START = datetime(2026, 1, 1, tzinfo=UTC)
 LABELS = {"namespace": RUN.namespace, "experiment": RUN.name}
 
 
@@ -25,6 +28,16 @@ def status(reason: str, **more: object) -> dict:
     return {"conditions": [{"type": "Ready", "reason": reason}], **more}
 
 
+def see(series: ObjectSeries, key: Key, told: dict, *, minutes: int = 0) -> float | None:
+    return series.seen(key, told, START + timedelta(minutes=minutes))
+
+
+def finished(reason: str = "Completed", **more: object) -> dict:
+    found = status(reason, **more)
+    found["conditions"].append({"type": "Complete", "status": "True", "reason": reason})
+    return found
+
+
 def value(name: str, **labels: str) -> float | None:
     return metrics.REGISTRY.get_sample_value(name, labels)
 
@@ -35,9 +48,9 @@ def count(reason: str) -> float | None:
 
 
 def test_objects_are_counted_by_their_present_reason(series):
-    series.seen(RUN, status("Queued"))
-    series.seen(OTHER, status("Queued"))
-    series.seen(RUN, status("Training"))
+    see(series, RUN, status("Queued"))
+    see(series, OTHER, status("Queued"))
+    see(series, RUN, status("Training"))
     assert (count("Queued"), count("Training")) == (1, 1)
     assert value("finetune_experiment_status", **LABELS, status="Training") == 1
     assert value("finetune_experiment_status", **LABELS, status="Queued") is None
@@ -45,7 +58,7 @@ def test_objects_are_counted_by_their_present_reason(series):
 
 def test_progress_becomes_numbers(series):
     progress = {"percentage": 40, "step": 12, "loss": 1.5}
-    series.seen(RUN, status("Training", progress=progress, attempt={"number": 2}))
+    see(series, RUN, status("Training", progress=progress, attempt={"number": 2}))
     assert value("finetune_experiment_progress_ratio", **LABELS) == 0.4
     assert value("finetune_experiment_step", **LABELS) == 12
     assert value("finetune_experiment_loss", **LABELS) == 1.5
@@ -55,14 +68,40 @@ def test_progress_becomes_numbers(series):
 def test_restarts_are_counted_from_the_first_look_on_and_start_at_zero(series):
     name = "finetune_experiment_restarts_total"
     labels = {**LABELS, "class": "peerLost"}
-    series.seen(RUN, status("Training", restarts={"peerLost": 3}))
+    see(series, RUN, status("Training", restarts={"peerLost": 3}))
     assert value(name, **labels) == 0
-    series.seen(RUN, status("Restarting", restarts={"peerLost": 5}))
+    see(series, RUN, status("Restarting", restarts={"peerLost": 5}))
     assert value(name, **labels) == 2
 
 
 def test_a_deleted_object_leaves_no_series(series):
-    series.seen(RUN, status("Training", progress={"percentage": 1, "loss": 2.0}))
+    see(series, RUN, status("Training", progress={"percentage": 1, "loss": 2.0}))
     series.forget(RUN)
     text = metrics.exposition()[0].decode()
     assert "series-test" not in text
+
+
+def test_the_last_values_of_a_run_stay_for_ten_minutes_and_then_only_its_count(series):
+    see(series, RUN, status("Training", progress={"percentage": 90, "loss": 1.1}))
+    assert see(series, RUN, finished(), minutes=1) == 600
+    assert value("finetune_experiment_loss", **LABELS) == 1.1
+    assert see(series, RUN, finished(), minutes=11) is None
+    assert value("finetune_experiment_loss", **LABELS) is None
+    assert count("Completed") == 1
+
+
+def test_a_run_that_was_over_before_we_looked_has_a_count_and_no_series(series):
+    assert see(series, RUN, finished(progress={"percentage": 100, "loss": 1.0})) is None
+    assert count("Completed") == 1
+    assert "run" not in {
+        sample.labels.get("experiment")
+        for family in metrics.REGISTRY.collect()
+        for sample in family.samples
+    }
+
+
+def test_a_run_that_begins_anew_is_shown_again(series):
+    see(series, RUN, status("Training"))
+    see(series, RUN, finished())
+    see(series, RUN, status("Preparing"), minutes=20)
+    assert value("finetune_experiment_status", **LABELS, status="Preparing") == 1
