@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_api.conditions import PODS_READY
 from finetune_api.run_outcome import FailureClass, Outcome
-from finetune_api.status_parts import AttemptRecord
+from finetune_api.status_parts import AttemptRecord, AttemptStatus
 from finetune_operator.observed import Event, JobFacts
 from finetune_operator.planners.answer import Answer
 from finetune_operator.planners.failure_class import End, failure_of
@@ -16,6 +16,7 @@ from finetune_operator.planners.work import SUSPENDED, Achievement
 from finetune_operator.status import NOT_APPLICABLE, Situation, with_record
 
 _LONGEST_RECORD = 256
+_NO_FAILURE = (FailureClass.COMPLETED, FailureClass.CHECKPOINTED)
 
 
 def last_word(job: JobFacts) -> Outcome | None:
@@ -26,10 +27,10 @@ def last_word(job: JobFacts) -> Outcome | None:
     return None
 
 
-def completed(life: Life, achieved: Achievement) -> Answer:
+def completed(life: Life, achieved: Achievement, outcome: Outcome) -> Answer:
     """Record a good end."""
-    record = _record(life, "Completed", exit_code=0)
-    updates = dict(achieved.updates) | {"history": _history(life, record)}
+    end = End(FailureClass.COMPLETED, "Completed", "", exit_code=0, step=outcome.step)
+    updates = _recorded(life, end, dict(achieved.updates))
     finished = achieved.situation is Situation.FINISHED
     if finished:
         updates["completion_time"] = life.now
@@ -47,9 +48,7 @@ def failed(life: Life, end: End) -> Answer:
     """Record a bad end: a restart while the class has budget, else the end of all."""
     status, policy = life.observed.object.status, life.observed.object.spec.run_policy
     restarts = spent(status.restarts, policy.retries, end.failure)
-    record = _record(life, end.reason, end=end)
-    updates = _learned(life) | life.work.ended(end.failure.value)
-    updates["history"] = _history(life, record)
+    updates = _recorded(life, end, _learned(life) | life.work.ended(end.failure.value))
     if restarts is None:
         updates["completion_time"] = life.now
         said = life.verdicts(updates) | dict(life.work.failed(end))
@@ -68,9 +67,11 @@ def failed(life: Life, end: End) -> Answer:
 
 def stopped(life: Life) -> Answer:
     """Record the end of an attempt that was stopped on request."""
-    record = _record(life, SUSPENDED)
-    updates = _learned(life) | life.work.ended(SUSPENDED)
-    return resting(life, updates | {"history": _history(life, record)})
+    first = next((pod for pod in life.job.pods if pod.index == 0), None) if life.job else None
+    step = first.outcome.step if first and first.outcome else None
+    code = first.exit_code if first else None
+    end = End(FailureClass.CHECKPOINTED, SUSPENDED, "", exit_code=code, step=step)
+    return resting(life, _recorded(life, end, _learned(life) | life.work.ended(SUSPENDED)))
 
 
 def resting(life: Life, updates: dict[str, Any] | None = None) -> Answer:
@@ -87,26 +88,28 @@ def _learned(life: Life) -> dict[str, Any]:
     return life.work.learned(life.job) if life.job else {}
 
 
-def _history(life: Life, record: AttemptRecord) -> list[AttemptRecord]:
-    return with_record(life.observed.object.status.history, record)
-
-
-def _record(
-    life: Life, outcome: str, *, end: End | None = None, exit_code: int | None = None
-) -> AttemptRecord:
-    attempt = life.observed.object.status.attempt
-    return AttemptRecord(
+def _recorded(life: Life, end: End, updates: dict[str, Any]) -> dict[str, Any]:
+    """Return the updates with the attempt's record, and its start if that went unseen."""
+    status, started = life.observed.object.status, None
+    if life.work.component == "attempt":
+        started = status.attempt.started_time or (life.job.created if life.job else None)
+        attempt: AttemptStatus = updates["attempt"]
+        updates["attempt"] = attempt.model_copy(update={"started_time": started})
+        updates["start_time"] = status.start_time or started
+    failure = end.failure.value if end.failure not in _NO_FAILURE else ""
+    record = AttemptRecord(
         number=life.recorded.number,
         stage=life.work.component,
-        start_time=attempt.started_time if life.work.component == "attempt" else None,
+        start_time=started,
         end_time=life.now,
-        outcome=outcome,
-        failure_class=end.failure.value if end else "",
-        exit_code=end.exit_code if end else exit_code,
-        rank=end.rank if end else None,
-        last_step=end.step if end else None,
-        message=end.message[:_LONGEST_RECORD] if end else "",
+        outcome=end.reason,
+        failure_class=failure,
+        exit_code=end.exit_code,
+        rank=end.rank,
+        last_step=end.step,
+        message=end.message[:_LONGEST_RECORD],
     )
+    return updates | {"history": with_record(status.history, record)}
 
 
 def _described(end: End) -> str:

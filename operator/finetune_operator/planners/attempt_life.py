@@ -34,7 +34,7 @@ def a_good_end_is_recorded(life: Life) -> Answer | None:
         return None
     outcome = last_word(life.job)
     achieved = life.work.achieved(outcome) if outcome else None
-    return completed(life, achieved) if achieved else None
+    return completed(life, achieved, outcome) if outcome and achieved else None
 
 
 def a_wish_to_suspend_is_recorded(life: Life) -> Answer | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import builders
+import good_ends
 from builders import (
     EXPERIMENT,
     NOW,
@@ -29,6 +30,8 @@ from finetune_operator.planners import plan
 from observed_runs import (
     ALL_RUN,
     CHECKPOINT,
+    STOPPING,
+    SUSPEND,
     preparing,
     running,
     seen,
@@ -132,3 +135,20 @@ def test_the_grace_period_covers_three_times_the_slowest_save() -> None:
 def test_a_new_attempt_says_where_it_goes_on() -> None:
     status = ended_status("Disruption", checkpoints={"latest": CHECKPOINT | {"attempt": 1}})
     assert message(plan(seen(status))) == "attempt 2 is created; it goes on from step 40"
+
+
+def test_a_stopped_attempt_leaves_its_last_step_and_costs_nothing() -> None:
+    told = builders.outcome(FailureClass.CHECKPOINTED, step=41)
+    last = ended_pod(0, FailureClass.CHECKPOINTED, outcome=told, deleting=True, gone=True)
+    status = prepared(**attempt(), **STOPPING)
+    decided = plan(seen(status, running(last, gone=True), **SUSPEND))
+    (record,) = decided.status["history"]
+    assert (record["outcome"], record["lastStep"], record["class"]) == ("Suspended", 41, "")
+    assert set(decided.status["restarts"].values()) == {0}
+
+
+def test_an_attempt_that_was_never_seen_to_start_still_has_a_start() -> None:
+    done = ended_pod(0, FailureClass.COMPLETED, outcome=good_ends.trained())
+    decided = plan(seen(prepared(**attempt()), running(done, complete=True)))
+    assert decided.status["attempt"]["startedTime"] == "2026-05-04T12:00:00Z"
+    assert decided.status["history"][0]["startTime"] == "2026-05-04T12:00:00Z"
