@@ -106,9 +106,13 @@ def with_record(history: list[AttemptRecord], record: AttemptRecord) -> list[Att
 
 
 def as_json(status: ObjectStatus) -> Manifest:
-    """Return the status as it is written."""
-    content: Manifest = json.loads(status.model_dump_json(by_alias=True, exclude_none=True))
-    return content
+    """Return the status as it is written.
+
+    Empty maps are left out: server-side apply makes null of a map that is applied empty where it
+    held fields before, and the schema refuses null.
+    """
+    content = json.loads(status.model_dump_json(by_alias=True, exclude_none=True))
+    return {name: part for name, part in content.items() if part != {}}
 
 
 def _condition(
