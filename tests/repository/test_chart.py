@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from finetune_operator.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 CHART_FOLDER = ROOT / CHART
-GOLDEN = ROOT / "tests" / "golden" / "chart"
 CACHE = Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune-operator")
 HELM = CACHE / "bin" / "helm"
 SCOPES = {
@@ -81,13 +81,8 @@ def test_the_chart_passes_helm_lint():
 
 @needs_helm
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_render_is_the_golden_one(scope: str):
-    golden = GOLDEN / f"{scope}.yaml"
-    text = template(*SCOPES[scope], "--set", "dashboards.enabled=false")
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_text(text)
-    assert text == golden.read_text()
+def test_a_render_is_the_golden_one(scope: str, golden: Callable[[str, str], None]):
+    golden(f"chart/{scope}.yaml", template(*SCOPES[scope], "--set", "dashboards.enabled=false"))
 
 
 @needs_helm
