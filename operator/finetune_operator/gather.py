@@ -96,7 +96,9 @@ class Gather:
 
     async def _unseen_pods(self, key: Key, found: OurObject, children: GatheredChildren) -> None:
         """List pods where one that the cache does not know yet would be judged not to exist."""
-        if not (_is_between_attempts(found) or _lacks_last_word(children.jobs())):
+        name = next_job_name(key, found)
+        judged = (job for job in children.jobs() if job.ref.name == name)
+        if not (_is_between_attempts(found) or _lacks_last_word(judged)):
             return
         labels = f"{OWNER_LABELS[key.kind]}={key.name}"
         async for page in self._cluster.pages(PODS, labels=labels):

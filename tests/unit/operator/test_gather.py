@@ -211,3 +211,12 @@ async def test_an_object_that_does_not_fit_its_schema_is_named() -> None:
     cache.store(KEY, broken)
     with pytest.raises(MalformedError, match=r"spec\.training\.epochs"):
         await gathered(ReadOnlyCluster(), cache)
+
+
+async def test_jobs_that_were_judged_before_cost_no_read() -> None:
+    status = builders.prepared(**builders.attempt(2))
+    failed = {"conditions": [{"type": "Failed", "status": "True"}]}
+    jobs = child("Job", "assistant-a1", status=failed), child("Job", "assistant-a2", attempt=2)
+    cluster = ReadOnlyCluster()
+    await gathered(cluster, cache_with(builders.our_object(EXPERIMENT, status=status), *jobs))
+    assert cluster.reads == []
