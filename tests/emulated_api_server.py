@@ -138,7 +138,7 @@ class EmulatedApiServer:
             place = (resource.plural, namespace, name)
             body = await request.json() if request.can_read_body else {}
             if verb == "patch":
-                return await self._patch(place, body, request, subresource)
+                return await self._patch(place, _patched(body), request, subresource)
             found = self.objects.get(place)
             if found is None:
                 return _status(404, "NotFound", details={"name": name})
@@ -251,6 +251,14 @@ class EmulatedApiServer:
         self._history.append((self._version, kind, plural, copy.deepcopy(item)))
         async with self._news:
             self._news.notify_all()
+
+
+def _patched(body: Any) -> Manifest:
+    """Read the one JSON patch that the operator sends, with the version and a whole status."""
+    if isinstance(body, dict):
+        return body
+    version, status = (operation["value"] for operation in body)
+    return {"metadata": {"resourceVersion": version}, "status": status}
 
 
 def _namespace(item: Manifest) -> str:

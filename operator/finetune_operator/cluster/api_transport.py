@@ -31,7 +31,9 @@ CALL_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_read=90)
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
+JSON_PATCH = "application/json-patch+json"
 METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
+Body = Manifest | list[Manifest]
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class ApiTransport:
 
     async def send(
         self, method: str, path: str, *, query: dict[str, str] | None = None,
-        body: Manifest | None = None, content_type: str = JSON, accept: str = JSON,
+        body: Body | None = None, content_type: str = JSON, accept: str = JSON,
     ) -> Manifest:  # fmt: skip
         """Make one call and return the answer's JSON; raises `ClusterError`s."""
         headers = {"Accept": accept, "Content-Type": content_type}
@@ -140,7 +142,7 @@ class ApiTransport:
                 response.close()
 
     async def _once(
-        self, method: str, path: str, query: dict[str, str], body: Manifest | None,
+        self, method: str, path: str, query: dict[str, str], body: Body | None,
         headers: dict[str, str],
     ) -> Manifest:  # fmt: skip
         resource, started, code = _resource(path), time.perf_counter(), "none"
@@ -161,7 +163,7 @@ class ApiTransport:
             )
 
     async def _request(
-        self, method: str, path: str, query: dict[str, str], body: Manifest | None,
+        self, method: str, path: str, query: dict[str, str], body: Body | None,
         headers: dict[str, str], limits: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:  # fmt: skip
         verb, url, sent_headers, sent_body, _ = await self._client.param_serialize(

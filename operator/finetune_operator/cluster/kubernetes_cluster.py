@@ -11,7 +11,14 @@ import aiohttp
 
 from finetune_api.names import FIELD_MANAGER, METRICS_PORT
 from finetune_api.run_progress import MAX_BYTES
-from finetune_operator.cluster.api_transport import APPLY, JSON, METADATA_LIST, ApiTransport
+from finetune_operator.cluster.api_transport import (
+    APPLY,
+    JSON,
+    JSON_PATCH,
+    METADATA_LIST,
+    ApiTransport,
+    Body,
+)
 from finetune_operator.cluster.cluster_protocol import Change, Page, Resource
 from finetune_operator.cluster.resources import EVENTS, OURS, resource_named, resource_of
 from finetune_operator.errors import (
@@ -114,7 +121,8 @@ class KubernetesCluster:
         """Server-side apply under our field manager; unknown fields are refused."""
         metadata = child["metadata"]
         path = _path(resource_of(child), metadata["namespace"], metadata["name"])
-        return await self._write("PATCH", path, child, {"force": "true"} if force else {})
+        query = {"force": "true"} if force else {}
+        return await self._write("PATCH", path, child, content_type=APPLY, query=query)
 
     async def delete(self, child: ChildRef) -> None:
         """Delete in the background if UID and version are those observed; gone is fine."""
@@ -129,16 +137,18 @@ class KubernetesCluster:
             return
 
     async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> None:
-        """Apply the complete status to the version that was observed."""
-        resource = OURS[key.kind]
-        body = {
-            "apiVersion": resource.api_version, "kind": key.kind, "status": status,
-            "metadata": {
-                "name": key.name, "namespace": key.namespace, "resourceVersion": resource_version,
-            },
-        }  # fmt: skip
-        path = _path(resource, key.namespace, key.name) + "/status"
-        await self._write("PATCH", path, body, {"force": "true"})
+        """Replace the status of the version that was observed.
+
+        By JSON patch: server-side apply turns a map whose last owned field goes into null, which
+        the schema refuses (seen with `children`). The version in the patch makes the server
+        answer 409 instead of trying again by itself.
+        """
+        patch: list[Manifest] = [
+            {"op": "add", "path": "/metadata/resourceVersion", "value": resource_version},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        path = _path(OURS[key.kind], key.namespace, key.name) + "/status"
+        await self._write("PATCH", path, patch, content_type=JSON_PATCH)
 
     async def post_event(self, event: Manifest) -> None:
         """Create one core/v1 Event."""
@@ -178,10 +188,11 @@ class KubernetesCluster:
         )  # fmt: skip
 
     async def _write(
-        self, method: str, path: str, body: Manifest, query: dict[str, str]
-    ) -> Manifest:
-        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict", **query}
-        return await self._spend(method, path, body=body, query=query, content_type=APPLY)
+        self, method: str, path: str, body: Body, *, content_type: str,
+        query: dict[str, str] | None = None,
+    ) -> Manifest:  # fmt: skip
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict", **(query or {})}
+        return await self._spend(method, path, body=body, query=query, content_type=content_type)
 
     async def _spend(self, method: str, path: str, **call: Any) -> Manifest:
         """Make a call that the write budget pays for, and pause all when told to slow down."""

@@ -8,11 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.kubectl import apply, fetch, kubectl
+from harness.kubectl import apply, fetch, kubectl, wait_until
+from harness.locations import KUBECONFIG
 from harness.namespaces import namespace
 from harness.volumes import claim
+from installation import NAMESPACE
 
-from finetune_operator.cluster.api_transport import RIGHTS
+from finetune_operator.cluster.api_transport import RIGHTS, ApiTransport
+from finetune_operator.cluster.kubernetes_cluster import KubernetesCluster
+from finetune_operator.cluster.resources import DATASETS
+from finetune_operator.errors import ConflictError
+from finetune_operator.observed import Key
 from operator_process import operator_process, until
 
 pytestmark = pytest.mark.cluster
@@ -23,6 +29,24 @@ TRAINER = "localhost/finetune-trainer:dev"
 @pytest.fixture(scope="module", autouse=True)
 def _kinds_are_installed() -> None:
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_other_operator_acts(_kinds_are_installed: None) -> Iterator[None]:
+    """Stop the one that other scenarios installed: two would write one status."""
+    found = fetch("deployments", namespace=NAMESPACE)["items"]
+    for replicas in (0, 1):
+        for deployment in found:
+            kubectl(
+                "scale", "deployment", deployment["metadata"]["name"], f"--replicas={replicas}",
+                namespace=NAMESPACE,
+            )  # fmt: skip
+        if replicas == 0:
+            wait_until("no operator runs", lambda: not fetch("pods", namespace=NAMESPACE)["items"])
+            yield
+    for deployment in found:
+        name = deployment["metadata"]["name"]
+        kubectl("rollout", "status", f"deployment/{name}", namespace=NAMESPACE, timeout=120)
 
 
 @pytest.fixture
@@ -75,6 +99,24 @@ def dataset(place: str) -> dict:
 def condition(place: str, kind: str) -> dict:
     status = fetch("dataset", "faq", namespace=place).get("status") or {}
     return next((c for c in status.get("conditions", ()) if c["type"] == kind), {})
+
+
+async def test_a_part_of_the_status_that_empties_is_stored_as_planned(place: str, monkeypatch):
+    """Server-side apply would make it null, which the schema refuses."""
+    monkeypatch.setenv("KUBECONFIG", str(KUBECONFIG))
+    apply(dataset(place))
+    transport = await ApiTransport.connect()
+    cluster = KubernetesCluster(transport)
+    key = Key("Dataset", place, "faq")
+    for status in ({"children": {"job": "faq-d1"}}, {"children": {}}, {}):
+        live = await cluster.read(DATASETS, place, "faq") or {}
+        version = live["metadata"]["resourceVersion"]
+        await cluster.write_status(key, status, resource_version=version)
+        live = await cluster.read(DATASETS, place, "faq") or {}
+        assert live.get("status", {}) == status
+    with pytest.raises(ConflictError):
+        await cluster.write_status(key, {"revision": 1}, resource_version="1")
+    await cluster.close()
 
 
 async def test_a_dataset_becomes_ready_and_every_right_is_enough_and_needed(
