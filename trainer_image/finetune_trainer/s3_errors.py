@@ -6,6 +6,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from finetune_trainer.errors import AccessError, ExternalServiceError, ResourcesExhaustedError
 
+WRONG_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"} | {
+    "XAdminUserNotFound"  # versitygw, with 404
+}
+"""Codes that mean a wrong key whatever the status: some gateways answer 400 or 404 with them."""
+
 
 def translated(error: ClientError | BotoCoreError, where: str) -> Exception:
     """Return our error for one of boto3's; `where` is the URI it was met at."""
@@ -19,6 +24,8 @@ def translated(error: ClientError | BotoCoreError, where: str) -> Exception:
     code = str(error.response.get("Error", {}).get("Code", ""))
     if code == "NoSuchBucket":
         return AccessError(f"{where}: no such bucket; correct its name", reason="SourceNotFound")
+    if code in WRONG_KEYS:
+        return _denied(status, code, where)
     if status == 404 or code in {"NoSuchKey", "NotFound"}:
         return FileNotFoundError(where)
     if status in {409, 412} or code == "PreconditionFailed":
@@ -33,12 +40,16 @@ def _refused(status: int, code: str, where: str) -> Exception:
             reason="NoSpace",
         )
     if status in {401, 403}:
-        return AccessError(
-            f"{where}: the object store answers {status} {code}; grant the permission on this "
-            "prefix, or correct the Secret",
-            reason="AccessDenied",
-        )
+        return _denied(status, code, where)
     return ExternalServiceError(
         f"{where}: the object store answers {status} {code}; repair it or try again later",
         reason="ServiceUnavailable",
+    )
+
+
+def _denied(status: int, code: str, where: str) -> AccessError:
+    return AccessError(
+        f"{where}: the object store answers {status} {code}; grant the permission on this "
+        "prefix, or correct the Secret",
+        reason="AccessDenied",
     )
