@@ -15,11 +15,11 @@ from operator_process import operator_process, until
 pytestmark = pytest.mark.usefixtures("kubeconfig")
 
 
-def dataset(name: str = "faq") -> dict:
+def dataset(name: str = "faq", namespace: str = "ml") -> dict:
     return {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "Dataset",
-        "metadata": {"name": name, "namespace": "ml"},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "recordType": "Text",
             "sources": [{"name": "a", "inline": {"data": '{"text": "hello"}'}}],
@@ -86,6 +86,22 @@ async def test_an_experiment_that_came_before_its_dataset_is_woken_by_it(
         await server.put(dataset())
         await until(lambda: (server.find("FineTuneExperiment", "run") or {})["status"] != before)
         assert operator.complaints() == []
+
+
+async def test_an_operator_of_two_namespaces_serves_both_and_asks_for_no_other(
+    server: EmulatedApiServer, tmp_path: Path
+):
+    await server.put(dataset("elsewhere", "other"))
+    async with operator_process(tmp_path, namespaces='["ml", "nlp"]') as operator:
+        await operator.working()
+        await server.put(dataset("one", "ml"))
+        await server.put(dataset("two", "nlp"))
+        for name in ("one", "two"):
+            await until(lambda name=name: server.find("Job", f"{name}-d1"))
+            await until(lambda name=name: ready_reason(server, "Dataset", name))
+        assert operator.complaints() == []
+    assert {request.namespace for request in server.requests} == {"ml", "nlp", "ops"}
+    assert server.find("Job", "elsewhere-d1") is None
 
 
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
