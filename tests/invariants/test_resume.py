@@ -152,9 +152,12 @@ def test_storage_that_never_comes_back_ends_a_finished_run_as_external_service(g
     assert outcome.result is None
 
 
-@pytest.mark.parametrize("ranks", [1, 2], ids="ranks: {}".format)
-def test_a_whole_run_measures_and_reports_before_and_after(ground, ranks):
-    config = ground.config(ranks=ranks, evaluation={"generateSamples": 3})
+@pytest.mark.parametrize(
+    ("ranks", "dtype"), [(1, "Float32"), (2, "Float32"), (1, "BFloat16")], ids=str
+)
+def test_a_whole_run_measures_and_reports_before_and_after(ground, ranks, dtype):
+    plan = {"computeDtype": dtype}
+    config = ground.config(ranks=ranks, evaluation={"generateSamples": 3}, plan=plan)
     outcome = ground.forked(config).completed()
     before, after = (
         next(one.value for one in outcome.training.metrics if (one.name, one.step) == ("loss", at))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -19,7 +20,10 @@ def main(arguments: list[str]) -> int:
     if verb == "train":
         return int(import_module("finetune_trainer.launch").launch())
     if verb == "rank":
-        return int(import_module("finetune_trainer.run").rank_process())
+        code = int(import_module("finetune_trainer.run").rank_process())
+        sys.stderr.flush()
+        # Threads of the communication library may wait for peers that are gone.
+        os._exit(code)
     known = ", ".join([*JOBS, "train"])
     sys.stderr.write(f"verb {verb!r} is unknown; use one of {known}\n")
     return 10

@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from finetune_trainer.errors import ConfigurationError, PeerLostError
 
 POLL_SECONDS = 0.1
+CONNECT_SECONDS, LEAVE_SECONDS = 5.0, 10.0
 LOST = (
     "connection closed",
     "connection reset",
@@ -75,35 +76,59 @@ class World:
         return json.loads(self.store.get(key)) if self.store is not None else None
 
 
-@contextmanager
-def joined_world(
-    run: str, beat: Callable[[], None], *, deadline_seconds: int, timeout_seconds: int
-) -> Iterator[World]:
-    """Join the other ranks named by torchrun's variables and leave them at the end.
+@dataclass(frozen=True)
+class Signs:
+    """What a rank shows while it waits for others."""
 
-    Raises PeerLostError when they do not come until the deadline.
+    beat: Callable[[], None] = lambda: None
+    joined: Callable[[int], None] = lambda _: None
+
+
+def join_world(run: str, signs: Signs, *, deadline_seconds: int, timeout_seconds: int) -> World:
+    """Join the other ranks named by torchrun's variables.
+
+    Raises PeerLostError when they do not come until the deadline. All waiting is done here, not
+    inside the library, so that a signal is answered at once.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if torch.cuda.is_available():
         torch.cuda.set_device(local[0])
     if size == 1:
-        yield World()
-        return
-    store = _store(rank, size, deadline_seconds)
+        signs.joined(1)
+        return World()
+    ends = time.monotonic() + deadline_seconds
+    store = _store(rank, ends, signs.beat)
+    own = PrefixStore(run, store)
+    own.add("joined", 1)
+    while (present := own.add("joined", 0)) < size:
+        signs.beat()
+        signs.joined(present)
+        _end_waiting(ends, f"only {present} of {size} ranks came")
+        time.sleep(POLL_SECONDS)
+    signs.joined(size)
     store.set_timeout(timedelta(seconds=timeout_seconds))
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(
-        backend,
+        "nccl" if torch.cuda.is_available() else "gloo",
         store=PrefixStore(f"{run}/group", store),
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=timeout_seconds),
     )
-    try:
-        yield World(rank, size, *local, PrefixStore(run, store), beat)
-    finally:
-        dist.destroy_process_group()
+    return World(rank, size, *local, own, signs.beat)
+
+
+def leave_world(world: World) -> None:
+    """Leave the other ranks after a common end; rank 0, whose store all use, goes last."""
+    if world.store is None:
+        return
+    world.store.add("left", 1)
+    ends = time.monotonic() + LEAVE_SECONDS
+    while world.rank == 0 and world.store.add("left", 0) < world.size:
+        if time.monotonic() > ends:
+            break
+        time.sleep(POLL_SECONDS / 4)
+    dist.destroy_process_group()
 
 
 def agree(world: World, facts: dict[str, Any]) -> None:
@@ -224,23 +249,26 @@ class Agreement:
         self._gate.set()
 
 
-def _store(rank: int, size: int, deadline_seconds: int) -> Store:
+def _store(rank: int, ends: float, beat: Callable[[], None]) -> Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    ends = time.monotonic() + deadline_seconds
     while True:
         try:
             return TCPStore(
                 host,
                 port,
-                size,
                 is_master=rank == 0,
-                timeout=timedelta(seconds=max(5.0, ends - time.monotonic())),
+                wait_for_workers=False,
+                timeout=timedelta(seconds=CONNECT_SECONDS),
             )
-        except (dist.DistError, RuntimeError, ValueError) as error:
-            # A name of a pod that does not run yet does not resolve: not the store's timeout.
-            if time.monotonic() > ends:
-                raise PeerLostError(
-                    f"rank 0 at {host}:{port} was not reached within {deadline_seconds} s; check "
-                    "that all pods of the attempt can start"
-                ) from error
+        except (dist.DistError, RuntimeError, ValueError):
+            # The name of a pod that does not run yet does not resolve.
+            beat()
+            _end_waiting(ends, f"rank 0 at {host}:{port} was not reached")
             time.sleep(1 + rank % 7 / 7)
+
+
+def _end_waiting(ends: float, what: str) -> None:
+    if time.monotonic() > ends:
+        raise PeerLostError(
+            f"{what} until the start deadline; check that all pods of the attempt can start"
+        )

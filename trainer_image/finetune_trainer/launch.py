@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import FrameType
 
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import FailureClass, Outcome
@@ -47,6 +46,7 @@ class Pod:
         self._node = int(os.environ.get("PET_NODE_RANK", "0"))
         self._local = int(os.environ.get("PET_NPROC_PER_NODE", "1"))
         self._kills = out_of_memory_kills()
+        self._stopping = False
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._outcomes: dict[int, Outcome] = {}
 
@@ -70,6 +70,7 @@ class Pod:
                 "LOCAL_WORLD_SIZE": str(self._local),
                 "GROUP_RANK": str(self._node),
                 FOLDER_ENV: str(self._folder.path),
+                "HF_HUB_OFFLINE": "1",
             }
             self._processes[rank] = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, *RANK_PROGRAM],
@@ -77,7 +78,13 @@ class Pod:
             )
 
     def stop(self) -> None:
-        """Pass SIGTERM on: the ranks agree on a step, save it and end."""
+        """Pass SIGTERM on: the ranks agree on a step, save it and end.
+
+        Raises CheckpointedExit when no rank has been started yet.
+        """
+        if not self._processes and not self._outcomes:
+            raise CheckpointedExit("stopped on request before the first step")
+        self._stopping = True
         self._signal(signal.SIGTERM)
 
     def outcome(self) -> Outcome:
@@ -88,7 +95,7 @@ class Pod:
             if failed_at is None and any(_failed(one) for one in self._outcomes.values()):
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > ECHO_SECONDS:
-                self._signal(signal.SIGKILL)
+                self._kill("ended because another rank had failed")
             self._end_hanging()
             time.sleep(POLL_SECONDS)
         return first_cause(self._outcomes)
@@ -102,6 +109,8 @@ class Pod:
             killed = out_of_memory_kills() > self._kills
             found = self._folder.ending(rank)
             step = self.pulse(rank).steps
+            if found is None and self._stopping and code == -signal.SIGTERM:
+                found = outcome_of(CheckpointedExit("stopped on request before the first step"))
             self._outcomes[rank] = found or outcome_of_exit(rank, code, step, out_of_memory=killed)
 
     def _end_hanging(self) -> None:
@@ -112,17 +121,22 @@ class Pod:
             return
         self._signal(signal.SIGUSR1)
         time.sleep(STACKS_SECONDS)
-        for rank in hanging:
+        names = ", ".join(map(str, hanging))
+        self._kill(f"no progress of rank {names}; the stacks of all ranks are in the log")
+
+    def _kill(self, why: str) -> None:
+        """End all ranks that are left; that is never the cause of anything."""
+        self._signal(signal.SIGKILL)
+        for rank, process in self._processes.items():
+            process.wait()
             self._outcomes[rank] = Outcome(
                 failure_class=FailureClass.PEER_LOST,
                 reason="PeerLost",
                 rank=rank,
                 step=self.pulse(rank).steps,
-                message=f"rank {rank} made no progress; the stacks of all ranks are in the log",
+                message=f"rank {rank}: {why}",
             )
-        self._signal(signal.SIGKILL)
-        for rank in hanging:
-            self._processes.pop(rank).wait()
+        self._processes = {}
 
     def pulse(self, rank: int) -> Pulse:
         """Return what a rank last told."""
@@ -136,19 +150,19 @@ class Pod:
 def launch() -> int:
     """Run this pod's part of an attempt from config to last word; return the exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    signal.signal(signal.SIGTERM, _stop_before_start)
     try:
         config = read_config("train")
         assert isinstance(config, TrainingConfig)  # noqa: S101 - for mypy
         scratch = scratch_folder()
         scratch.mkdir(parents=True, exist_ok=True)
-        folder = RankFolder(Path(tempfile.mkdtemp(prefix="ranks-", dir=scratch)))
-        pod = Pod(config, folder)
-        with progress_port(_answers(config, folder, pod)):
-            _fetch_inputs(config, folder, scratch)
-            pod.start()
+        with tempfile.TemporaryDirectory(prefix="ranks-", dir=scratch) as name:
+            folder = RankFolder(Path(name))
+            pod = Pod(config, folder)
             signal.signal(signal.SIGTERM, lambda *_: pod.stop())
-            outcome = pod.outcome()
+            with progress_port(_answers(config, folder, pod)):
+                _fetch_inputs(config, folder, scratch)
+                pod.start()
+                outcome = pod.outcome()
     except Exception as error:  # the one place where classes become exit codes
         log.exception("launch failed")
         outcome = outcome_of(error)
@@ -186,10 +200,6 @@ def _progress(config: TrainingConfig, folder: RankFolder, pod: Pod) -> Progress:
 
 def _failed(outcome: Outcome) -> bool:
     return outcome.failure_class not in (FailureClass.COMPLETED, FailureClass.CHECKPOINTED)
-
-
-def _stop_before_start(_number: int, _frame: FrameType | None) -> None:
-    raise CheckpointedExit("stopped on request before the first step")
 
 
 def _free_port() -> int:

@@ -69,7 +69,7 @@ class Loop:
             self.evaluate()
         if run.board is not None:
             self._show_saves()
-            run.board.set(phase="Training", step=done, total_steps=run.total)
+            run.board.resume(run.record, run.total)
 
     def take_steps(self) -> None:
         """Train to the end; raises CheckpointedExit when all ranks were asked to stop."""

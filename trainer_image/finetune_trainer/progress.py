@@ -20,6 +20,7 @@ from torch import distributed as dist
 from finetune_api.run_progress import Progress
 from finetune_trainer.errors import NotFiniteError
 from finetune_trainer.plan import Step
+from finetune_trainer.run_record import RunRecord
 
 STEP_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 WINDOW_STEPS = 50
@@ -149,6 +150,23 @@ class Board:
     def set(self, **values: Any) -> None:
         """Set fields of the progress answer and publish them at once."""
         self._values |= values
+        self.publish(force=True)
+
+    def joined(self, ranks: int) -> None:
+        """Show how many ranks have come."""
+        if self._values.get("ranks_joined") != ranks:
+            self.set(ranks_joined=ranks)
+
+    def resume(self, record: RunRecord, total: int) -> None:
+        """Show where a run begins: what earlier attempts counted and measured goes on."""
+        self._values |= {
+            "phase": "Training",
+            "step": record.step,
+            "total_steps": total,
+            "percentage": 100 * record.step // total,
+            "train_tokens": record.tokens,
+            "best": record.best(),
+        }
         self.publish(force=True)
 
     def step(self, step: Step, done: int, total: int, *, seconds: float) -> None:

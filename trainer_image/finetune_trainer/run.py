@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import suppress
 from types import FrameType
 
 import torch
@@ -14,9 +14,14 @@ import transformers
 
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import EXIT_CODES, Outcome
-from finetune_trainer.distributed import agree, joined_world, peers_watched
+from finetune_trainer.distributed import Signs, agree, join_world, leave_world, peers_watched
 from finetune_trainer.entry_point import read_config
-from finetune_trainer.errors import CheckpointedExit, GpuOutOfMemoryError
+from finetune_trainer.errors import (
+    CheckpointedExit,
+    ExternalServiceError,
+    GpuOutOfMemoryError,
+    TrainerError,
+)
 from finetune_trainer.last_word import outcome_of
 from finetune_trainer.loop import STOP, Loop, Run
 from finetune_trainer.progress import Board
@@ -27,6 +32,9 @@ from finetune_trainer.sample_answers import SampleAnswers
 from finetune_trainer.watchdog import Heartbeat, answer_stack_requests
 
 log = logging.getLogger("finetune_trainer")
+
+SETTLE_SECONDS = 8.0
+"""Less than the launcher gives the ranks beside a failed one."""
 
 
 class Rank:
@@ -42,33 +50,38 @@ class Rank:
         """Train to the end, on all ranks together; raises what ended it early."""
         config = read_config("train")
         assert isinstance(config, TrainingConfig)  # noqa: S101 - for mypy
-        heartbeat = Heartbeat(self.folder.heartbeat(self.number))
-        with ExitStack() as stack:
-            stack.enter_context(peers_watched())
-            world = stack.enter_context(
-                joined_world(
-                    config.identity.run,
-                    heartbeat.beat,
-                    deadline_seconds=config.start_deadline_seconds,
-                    timeout_seconds=config.spec.compute.collective_timeout_seconds,
-                )
+        heartbeat, board = Heartbeat(self.folder.heartbeat(self.number)), self._board(config)
+        with peers_watched():
+            world = join_world(
+                config.identity.run,
+                Signs(heartbeat.beat, board.joined if board is not None else lambda _: None),
+                deadline_seconds=config.start_deadline_seconds,
+                timeout_seconds=config.spec.compute.collective_timeout_seconds,
             )
             agree(world, {"world": world.size, "config": config.model_dump(mode="json")})
-            run = assembled_run(config, self.folder, world, heartbeat, self._board(config))
-            self.run = run
-            loop, answers = Loop(run), SampleAnswers(config, self.folder, run)
+            self.run = assembled_run(config, self.folder, world, heartbeat, board)
+            outcome = self._common_end(config, self.run)
+            leave_world(world)
+        return outcome
+
+    def _common_end(self, config: TrainingConfig, run: Run) -> Outcome:
+        """Train until all ranks end together: at the last step, or where they agree to stop."""
+        loop, answers = Loop(run), SampleAnswers(config, self.folder, run)
+        try:
             if run.record.step == 0:
                 answers.of_base()
             loop.start(baseline=config.spec.evaluation.at_start)
             loop.take_steps()
             return completed(config, run, loop, answers)
+        except CheckpointedExit as stopped:
+            return with_facts(outcome_of(stopped), run)
 
     def _board(self, config: TrainingConfig) -> Board | None:
         if self.number:
             return None
         labels = {"experiment": config.identity.name, "attempt": str(config.identity.attempt)}
         board = Board(self.folder.path, config.identity.run, labels)
-        board.set(ranks_expected=config.ranks, ranks_joined=config.ranks)
+        board.set(ranks_expected=config.ranks)
         return board
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -87,12 +100,21 @@ def rank_process() -> int:
     try:
         outcome = rank.attempt()
     except CheckpointedExit as stopped:
-        outcome = with_facts(outcome_of(stopped), rank.run)
+        outcome = outcome_of(stopped)
     except Exception as error:  # the one place where classes become exit codes
         log.exception("rank %d failed", rank.number)
+        if not isinstance(error, ExternalServiceError):
+            _settle(rank.run)
         outcome = with_facts(outcome_of(_translated(error)), rank.run)
     rank.folder.set_ending(rank.number, outcome.model_copy(update={"rank": rank.number}))
     return EXIT_CODES[outcome.failure_class]
+
+
+def _settle(run: Run | None) -> None:
+    """Give a checkpoint that is being written a moment; the run ends as it does either way."""
+    if run is not None and run.saver is not None:
+        with suppress(TrainerError):
+            run.saver.finish(run.heartbeat.beat, SETTLE_SECONDS)
 
 
 def _translated(error: Exception) -> Exception:

@@ -90,9 +90,9 @@ class Saver:
         uri = f"{self._store.uri}/{folder}/report.html"
         self.artifacts.append(Artifact(kind="report", uri=uri))
 
-    def finish(self, beat: Callable[[], None]) -> None:
+    def finish(self, beat: Callable[[], None], seconds: float | None = None) -> None:
         """Wait until everything is in storage; raise ExternalServiceError if it cannot be."""
-        self._uploads.finish(FINISH_SECONDS, beat)
+        self._uploads.finish(FINISH_SECONDS if seconds is None else seconds, beat)
 
     def _write(self, snapshot: Snapshot) -> None:
         started = time.monotonic()

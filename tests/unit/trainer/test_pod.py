@@ -114,6 +114,14 @@ def test_a_stop_reaches_every_rank_and_is_waited_for(pod):
     assert made.outcome().failure_class == "Checkpointed"
 
 
+def test_a_stop_while_ranks_still_load_is_no_failure(pod):
+    made = pod("beat(); time.sleep(600)")
+    while not all(made.pulse(rank).beat for rank in (0, 1)):
+        time.sleep(0.02)
+    made.stop()
+    assert made.outcome().failure_class == "Checkpointed"
+
+
 def test_every_rank_gets_the_variables_of_torchrun(pod, tmp_path, monkeypatch):
     monkeypatch.setenv("PET_NNODES", "3")
     monkeypatch.setenv("PET_NODE_RANK", "2")
