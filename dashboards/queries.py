@@ -19,7 +19,7 @@ def series(metric: MetricWrapperBase | str, *matchers: str) -> str:
 
 def declared_name(metric: MetricWrapperBase) -> str:
     """Return the name under which Prometheus stores a metric's samples."""
-    name: str = metric.describe()[0].name
+    name: str = next(iter(metric.describe())).name
     return f"{name}_total" if isinstance(metric, Counter) else name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -82,6 +83,8 @@ def verify_artifact(
     except DamagedError as error:
         raise VerificationFailedError(f"{error.message}; nothing was published") from error
     expected = last_logits(_trained_model(config, sources, scratch), questions.prompts)
+    # PEFT's modules refer to each other: without this two models would be in memory at once.
+    gc.collect()
     found, samples = _fresh_process(config, sources, folder, questions)
     largest, mean = _differences(expected, found)
     if not largest <= tolerance(config):
