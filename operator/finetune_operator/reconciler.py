@@ -18,11 +18,11 @@ from finetune_operator.carrying_out import apply_child
 from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import OURS
 from finetune_operator.errors import (
+    AbsentError,
     ConflictError,
     CredentialsError,
     LeadershipLostError,
     MalformedError,
-    NamespaceEndingError,
     NameTakenError,
     OperatorError,
     RefusedError,
@@ -145,18 +145,16 @@ class Reconciler:
 
     async def _repeat(self, key: Key, error: OperatorError) -> None:
         """Record a failed step and have it repeated at the error's own pace."""
-        share = "user" if error.is_users else error.reason
-        metrics.RECONCILE_ERRORS.labels(key.kind, share).inc()
-        if error.forgets_key:
-            self._queue.finished(key)
-            if isinstance(error, NamespaceEndingError):
-                return
-        elif isinstance(error, ConflictError):
+        if isinstance(error, ConflictError):
             log.debug("planned on an old state", key=key, error=str(error))
-        else:
+        elif not error.forgets_key:
+            share = "user" if error.is_users else error.reason
+            metrics.RECONCILE_ERRORS.labels(key.kind, share).inc()
             log.warning("step failed", key=key, reason=error.reason, error=str(error))
         await self._read_again(key, error)
-        if not error.forgets_key:
+        if error.forgets_key:
+            self._queue.finished(key)
+        else:
             self._queue.failed(
                 key,
                 first_delay_seconds=error.first_delay_seconds,
@@ -165,7 +163,7 @@ class Reconciler:
 
     async def _read_again(self, key: Key, error: OperatorError) -> None:
         """Bring the cache up to date after the server said it is behind."""
-        if not (error.forgets_key or isinstance(error, ConflictError)):
+        if not isinstance(error, AbsentError | ConflictError):
             return
         try:
             live = await self._cluster.read(OURS[key.kind], key.namespace, key.name)
