@@ -110,10 +110,14 @@ class TrainingGround:
         """
         return Ranks(self, config, die or {}, world or config["ranks"])
 
-    def started(self, config: dict[str, Any]) -> subprocess.Popen[bytes]:
+    def started(self, config: dict[str, Any], port: int = 0) -> subprocess.Popen[bytes]:
         """Start verb `train` as the first process of a pod."""
         paths = [str(ROOT / one) for one in ("operator", "trainer_image")]
-        own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", names.PORT_ENV: "0"}
+        own = {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": "1",
+            names.PORT_ENV: str(port),
+        }
         return subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer", "train"],
             env=dict(os.environ) | self.environment(config) | own,
@@ -178,13 +182,10 @@ class Ranks:
             ground.store.child("prepared-1-1"), ground.digest, self.folder.path / "prepared"
         )
         self.folder.set_inputs(model=ground.model, prepared=prepared)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         shared = variables | {
             FOLDER_ENV: str(self.folder.path),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(free_port()),
             "GLOO_SOCKET_IFNAME": "lo",
             "WORLD_SIZE": str(world),
             "LOCAL_WORLD_SIZE": str(world),
@@ -238,3 +239,15 @@ def _forked(variables: dict[str, str], die_after: int | None) -> int:
         code = rank_process()
     finally:
         os._exit(code)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def kill(process: int) -> None:
+    """End a process as a lost node would."""
+    os.kill(process, signal.SIGKILL)
