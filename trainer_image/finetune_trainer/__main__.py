@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from finetune_trainer.entry_point import run_verb
 
@@ -15,6 +16,7 @@ JOBS = {"dataset": "dataset_job", "prepare": "prepare", "export": "export"}
 def main(arguments: list[str]) -> int:
     """Run the verb named on the command line and return the exit code of its end."""
     verb = arguments[0] if arguments else ""
+    make_scratch_folders()
     if verb in JOBS:
         return run_verb(verb, import_module(f"finetune_trainer.{JOBS[verb]}").run)
     if verb == "train":
@@ -27,6 +29,13 @@ def main(arguments: list[str]) -> int:
     known = ", ".join([*JOBS, "train"])
     sys.stderr.write(f"verb {verb!r} is unknown; use one of {known}\n")
     return 10
+
+
+def make_scratch_folders() -> None:
+    """Make the folders that the environment names: a pod's scratch volume begins empty."""
+    for name in ("HOME", "TMPDIR", "HF_HOME"):
+        if folder := os.environ.get(name):
+            Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":
