@@ -165,7 +165,8 @@ class LocalObjects:
 
     async def _next(self, watch: _Watch) -> Change:
         try:
-            return await asyncio.wait_for(watch.queue.get(), BOOKMARK_SECONDS)
+            async with asyncio.timeout(BOOKMARK_SECONDS):  # wait_for loses cancellations
+                return await watch.queue.get()
         except TimeoutError:
             return Change("BOOKMARK", {"metadata": {"resourceVersion": self.version}})
 

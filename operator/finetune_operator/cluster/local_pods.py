@@ -59,10 +59,10 @@ class LocalPod:
     async def is_stopped_within(self, seconds: float) -> bool:
         """Wait for `stop` and tell whether it came."""
         try:
-            await asyncio.wait_for(self._stopped.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                return await self._stopped.wait()
         except TimeoutError:
             return False
-        return True
 
     async def run(self, root: PodRoot, started: Callable[[], None]) -> Manifest:
         """Run the pod to its end and return its last status."""
