@@ -72,11 +72,14 @@ class PathStore:
         return (self._folder / checked_name(name)).is_file()
 
     def delete(self, name: str) -> None:
-        """Remove a file; a missing one is no error."""
+        """Remove a file, and its folder once that is empty; a missing one is no error."""
+        path = self._folder / checked_name(name)
         try:
-            (self._folder / checked_name(name)).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
             raise self._translated(error, name) from error
+        with suppress(OSError):
+            path.parent.rmdir()
 
     def download(self, name: str, target: Path) -> None:
         """Copy a file to local disk, making the folders it needs."""

@@ -91,12 +91,14 @@ def test_the_leftovers_of_an_interrupted_write_are_replaced(store):
     assert Checkpoints(store, IDENTITY).newest([]).state["step"] == 2
 
 
-def test_retention_keeps_the_last_and_the_named_ones(store):
+def test_retention_keeps_the_last_and_the_named_ones(store, tmp_path):
     writer = Checkpoints(store, IDENTITY)
     for step in range(1, 7):
         writer.write(snapshot(step))
     writer.retain(2, [3])
     assert steps(store) == [3, 5, 6]
+    folders = (tmp_path / "checkpoints" / "attempt-1.0").iterdir()
+    assert sorted(folder.name for folder in folders) == ["step-3", "step-5", "step-6"]
     assert list(writer.written()) == [3, 5, 6]
 
 

@@ -32,9 +32,7 @@ F = FailureClass
         pytest.param(
             ended(rank0=F.CHECKPOINTED, rank1=F.NOT_FINITE), 1, id="divergence before a stop"
         ),
-        pytest.param(
-            ended(rank0=F.COMPLETED, rank1=F.PEER_LOST), 1, id="a failure is not hidden"
-        ),
+        pytest.param(ended(rank0=F.COMPLETED, rank1=F.PEER_LOST), 1, id="a failure is not hidden"),
     ],
 )
 def test_the_first_cause_wins_over_its_echoes(outcomes, rank):
