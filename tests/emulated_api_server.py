@@ -266,11 +266,15 @@ def _namespace(item: Manifest) -> str:
 
 
 def _selected(item: Manifest, request: web.Request) -> bool:
-    wanted = [
-        pair.split("=", 1) for pair in request.query.get("labelSelector", "").split(",") if pair
-    ]
-    labels = item["metadata"].get("labels") or {}
-    return all(labels.get(name) == value for name, value in wanted)
+    metadata, involved = item["metadata"], item.get("involvedObject", {})
+    fields = {"type": item.get("type"), "involvedObject.uid": involved.get("uid")}
+    labels, query = metadata.get("labels") or {}, request.query
+    return _holds(query.get("labelSelector"), labels) and _holds(query.get("fieldSelector"), fields)
+
+
+def _holds(selector: str | None, facts: Manifest) -> bool:
+    wanted = [pair.split("=", 1) for pair in (selector or "").split(",") if pair]
+    return all(facts.get(name) == value for name, value in wanted)
 
 
 async def _line(response: web.StreamResponse, event: Manifest) -> None:

@@ -29,6 +29,7 @@ class RecordingCluster:
         self.lists = 0
         self.time = datetime(2026, 1, 1, tzinfo=UTC)
         self.answers: dict[str, bytes] = {}
+        self.warnings: dict[str, str] = {}
         self._version = 0
 
     def put(self, manifest: Manifest) -> Manifest:
@@ -101,6 +102,9 @@ class RecordingCluster:
     async def post_event(self, event: Manifest) -> None:
         self._maybe_fail("post_event")
         self.events.append(event)
+
+    async def warning_about(self, child: ChildRef) -> str:
+        return self.warnings.get(child.uid, "")
 
     async def fetch_progress(self, pod: Manifest) -> bytes:
         self._maybe_fail("fetch_progress")

@@ -28,7 +28,7 @@ from finetune_operator.child_facts import controller, project
 from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import JOBS, OURS, PODS
 from finetune_operator.errors import MalformedError
-from finetune_operator.gathered_children import GatheredChildren
+from finetune_operator.gathered_children import GatheredChildren, headway_seconds
 from finetune_operator.object_cache import ObjectCache, owner_key
 from finetune_operator.observed import JobFacts, Key, Manifest, Observed, OurObject, Policy
 from finetune_operator.status import is_final
@@ -65,6 +65,7 @@ class Gather:
         if not is_final(found.status):
             foreign = await self._next_job(key, found, children)
             await self._unseen_pods(key, found, children)
+            await self._reasons_of_no_headway(children)
         return Observed(
             key=key,
             object=found,
@@ -105,6 +106,13 @@ class Gather:
             for pod in page.items:
                 if owner_key(pod) == key:
                     children.add(project(_with_kind(pod, PODS.api_version, PODS.kind)))
+
+    async def _reasons_of_no_headway(self, children: GatheredChildren) -> None:
+        """Ask the events of a Job that has no pod yet: only they name quota and Pod Security."""
+        for job in children.jobs():
+            wait = headway_seconds(job, self._cluster.now())
+            if wait is not None and wait <= 0:
+                children.note(job.ref.uid, await self._cluster.warning_about(job.ref))
 
     async def _references(self, key: Key, found: OurObject) -> Mapping[Key, OurObject | None]:
         wanted = references_of(key, found)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from finetune_api.names import OWNER_UID_ANNOTATION
 from finetune_api.run_progress import Progress
 from finetune_operator.child_facts import controller, job_facts, pod_facts
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.observed import JobFacts, Key, Manifest, PodFacts
+
+HEADWAY_SECONDS = 15.0
+"""A Job that has no pod for so long is asked for the reason."""
 
 
 class GatheredChildren:
@@ -16,10 +21,15 @@ class GatheredChildren:
         self._uid, self._cache = owner_uid, cache
         self._jobs: dict[str, tuple[Manifest, bool]] = {}
         self._pods: dict[str, tuple[Manifest, bool]] = {}
+        self._messages: dict[str, str] = {}
         for child in cache.children(owner, "Job"):
             self._jobs[child.key[2]] = (child.manifest(), child.gone)
         for child in cache.children(owner, "Pod"):
             self._pods[child.key[2]] = (child.manifest(), child.gone)
+
+    def note(self, job_uid: str, message: str) -> None:
+        """Add what events say of a Job."""
+        self._messages[job_uid] = message
 
     def add(self, live: Manifest) -> None:
         """Add what a live read has shown; it is newer than the cache."""
@@ -45,7 +55,13 @@ class GatheredChildren:
             uid: (job, True) for uid, job in orphans.items()
         }
         return tuple(
-            job_facts(job, pods.get(uid, ()), gone=gone, progress=self._progress(uid, job))
+            job_facts(
+                job,
+                pods.get(uid, ()),
+                gone=gone,
+                progress=self._progress(uid, job),
+                message=self._messages.get(uid, ""),
+            )
             for uid, (job, gone) in sorted(known.items())
         )
 
@@ -69,6 +85,13 @@ class GatheredChildren:
         told = self._cache.progress(job_uid)
         attempt = job_facts(job).attempt
         return told if told and told.run == f"{self._uid}/{attempt}" else None
+
+
+def headway_seconds(job: JobFacts, now: datetime) -> float | None:
+    """Return until when a Job without pods is given time; None if it needs none."""
+    if job.pods or job.gone or job.complete or job.failed or job.created is None:
+        return None
+    return (job.created - now).total_seconds() + HEADWAY_SECONDS
 
 
 def _name(manifest: Manifest) -> str:

@@ -29,6 +29,7 @@ from finetune_operator.errors import (
     UnavailableError,
 )
 from finetune_operator.events import Events
+from finetune_operator.gathered_children import headway_seconds
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.object_series import ObjectSeries
 from finetune_operator.observed import Key, Manifest, Observed, Plan
@@ -38,6 +39,8 @@ from finetune_operator.work_queue import Lane, WorkQueue
 
 STEP_SECONDS = 30.0
 """A step that takes longer is ended and repeated."""
+HEADWAY_LOOK_SECONDS = 60.0
+"""A Job that cannot get its pods is looked at this often: its events wake nobody."""
 STALLED_REASONS: dict[type[OperatorError], str] = {
     NameTakenError: "NameTaken",
     RefusedError: "RefusedByServer",
@@ -99,7 +102,7 @@ class Reconciler:
         await self._report(observed, decided)
         if refusal is not None:
             raise refusal
-        self._follow_up(key, decided)
+        self._follow_up(observed, decided)
 
     def _wait_for(self, observed: Observed, references: tuple[Key, ...]) -> None:
         """Register what the key waits for, and notice what changed since it was observed."""
@@ -135,13 +138,19 @@ class Reconciler:
         metrics.STATUS_WRITES.labels(key.kind).inc()
         await self._events.post(key, metadata.uid, decided.events)
 
-    def _follow_up(self, key: Key, decided: Plan) -> None:
+    def _follow_up(self, observed: Observed, decided: Plan) -> None:
+        key = observed.key
         if decided.pull_progress:
             self.active.add(key)
         else:
             self.active.discard(key)
         if decided.requeue_seconds is not None:
             self._queue.add(key, after_seconds=max(decided.requeue_seconds, 0.1))
+        for job in observed.jobs:
+            wait = headway_seconds(job, observed.now)
+            if wait is not None:
+                later = wait if wait > 0 else HEADWAY_LOOK_SECONDS
+                self._queue.add(key, after_seconds=later, lane=Lane.PATIENT)
 
     async def _repeat(self, key: Key, error: OperatorError) -> None:
         """Record a failed step and have it repeated at the error's own pace."""

@@ -26,8 +26,8 @@
 - apiGroups: [""]
   resources: ["services", "configmaps"]
   verbs: ["get", "create", "patch"]
-# tell of transitions
+# tell of transitions; why a pod is refused
 - apiGroups: [""]
   resources: ["events"]
-  verbs: ["create"]
+  verbs: ["list", "create"]
 {{- end }}

@@ -1,8 +1,10 @@
-"""What the API server's refusals mean: status and body of an answer become one of our errors."""
+"""What the API server's refusals mean: answers become one of our errors, events one sentence."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,9 @@ from finetune_operator.errors import (
     ThrottledError,
     UnavailableError,
 )
+from finetune_operator.observed import Manifest
 
+_POD_NAME = re.compile(r'pods "[^"]*"')
 LONGEST_MESSAGE = 256
 """Characters of the server's words that are quoted; never headers, never the body."""
 BY_STATUS: dict[int, type[ClusterError]] = {
@@ -57,6 +61,18 @@ def cluster_error(answer: Answer) -> ClusterError:
         kind = UnavailableError if status >= 500 else MalformedError
     text = f"{status} {reason}: {message[:LONGEST_MESSAGE]}" if message else f"{status} {reason}"
     return kind(text.strip(), status=status, retry_after_seconds=_seconds(answer.retry_after))
+
+
+def newest_warning(events: Iterable[Manifest]) -> str:
+    """Return the newest of some Warning events as `Reason: message`, or ''.
+
+    A refused pod is named anew at each try; without its name the sentence stays the same.
+    """
+    newest = max(
+        events, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "", default={}
+    )
+    message = _POD_NAME.sub("pods", str(newest.get("message", "")))[:LONGEST_MESSAGE]
+    return f"{newest.get('reason', '')}: {message}" if message else ""
 
 
 def _refined(status: int, words: dict[str, Any], message: str) -> type[ClusterError] | None:

@@ -88,6 +88,10 @@ class Cluster(Protocol):
         """Create one core/v1 Event."""
         ...
 
+    async def warning_about(self, child: ChildRef) -> str:
+        """Return the newest Warning event about a child as `Reason: message`, or ''."""
+        ...
+
     async def fetch_progress(self, pod: Manifest) -> bytes:
         """GET /progress of a pod: 3 s, 256 KiB, no redirect, no proxy."""
         ...

@@ -11,6 +11,7 @@ import aiohttp
 
 from finetune_api.names import FIELD_MANAGER, METRICS_PORT
 from finetune_api.run_progress import MAX_BYTES
+from finetune_operator.cluster.answers import newest_warning
 from finetune_operator.cluster.api_transport import (
     APPLY,
     JSON,
@@ -153,6 +154,13 @@ class KubernetesCluster:
     async def post_event(self, event: Manifest) -> None:
         """Create one core/v1 Event."""
         await self._spend("POST", _path(EVENTS, event["metadata"]["namespace"]), body=event)
+
+    async def warning_about(self, child: ChildRef) -> str:
+        """Return the newest Warning event about a child as `Reason: message`, or ''."""
+        await self._reads.take()
+        query = {"fieldSelector": f"involvedObject.uid={child.uid},type=Warning", "limit": "50"}
+        found = await self._transport.send("GET", _path(EVENTS, child.namespace), query=query)
+        return newest_warning(found.get("items") or ())
 
     async def fetch_progress(self, pod: Manifest) -> bytes:
         """GET /progress of a pod: 3 s, 256 KiB, no redirect, no proxy."""

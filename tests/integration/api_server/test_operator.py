@@ -124,6 +124,31 @@ async def test_a_restarted_operator_makes_nothing_twice(
     assert [job["metadata"] for job in jobs] == [made]
 
 
+async def test_why_a_job_gets_no_pod_is_quoted_from_its_events(
+    server: EmulatedApiServer, tmp_path: Path
+):
+    async with operator_process(tmp_path) as operator:
+        await operator.working()
+        await server.put(dataset())
+        await until(lambda: server.find("Job", "faq-d1"))
+        uid = (server.find("Job", "faq-d1") or {})["metadata"]["uid"]
+        event = {
+            "kind": "Event",
+            "metadata": {"name": "refused", "namespace": "ml"},
+            "involvedObject": {"uid": uid},
+            "type": "Warning",
+            "reason": "FailedCreate",
+            "message": 'Error creating: pods "faq-d1-0-x7x2q" is forbidden: exceeded quota: cpu',
+        }
+        await server.put(event)
+        edited = dataset()
+        edited["metadata"]["labels"] = {"edited": "yes"}
+        await server.put({**(server.find("Dataset", "faq") or {}), **edited})
+        quoted = "pods is forbidden: exceeded quota: cpu"
+        await until(lambda: quoted in str((server.find("Dataset", "faq") or {}).get("status")))
+        assert operator.complaints() == []
+
+
 async def test_every_watch_losing_its_place_costs_nothing(
     server: EmulatedApiServer, tmp_path: Path
 ):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from finetune_operator import errors
-from finetune_operator.cluster.answers import LONGEST_MESSAGE, Answer, cluster_error
+from finetune_operator.cluster.answers import LONGEST_MESSAGE, Answer, cluster_error, newest_warning
 
 
 def answer(status: int, *, causes: tuple[str, ...] = (), **words: object) -> Answer:
@@ -95,3 +95,20 @@ def test_every_error_says_how_it_is_repeated_and_is_drawn_in_the_tree():
     }
     assert {kind.__name__ for kind in found if kind.__name__ not in drawn} == set()
     assert all(0 <= k.first_delay_seconds <= errors.LONGEST_DELAY_SECONDS for k in found)
+
+
+def test_the_newest_warning_is_quoted_without_the_name_that_changes_at_each_try():
+    def told(when: str, pod: str, why: str) -> dict:
+        message = f'Error creating: pods "{pod}" is forbidden: {why}'
+        return {"lastTimestamp": when, "reason": "FailedCreate", "message": message}
+
+    newer = told("2026-01-01T00:02:00Z", "run-a1-0-bbbbb", "exceeded quota")
+    older = told("2026-01-01T00:01:00Z", "run-a1-0-aaaaa", "no service account")
+    quoted = "FailedCreate: Error creating: pods is forbidden: exceeded quota"
+    assert newest_warning([newer, older]) == quoted
+    again = told("2026-01-01T00:03:00Z", "run-a1-0-ccccc", "exceeded quota")
+    assert newest_warning([older, again, newer]) == quoted
+
+
+def test_no_events_say_nothing():
+    assert newest_warning([]) == ""
