@@ -25,6 +25,8 @@ API_VERSION = "finetune.dev/v1alpha1"
 SECRET, CLAIM = "s3", "artifacts"
 SCRIPTS = Path(__file__).parent.parent
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}}
+TWO_MODELS = {"requests": {"cpu": "100m", "memory": "2Gi"}}
+"""An export holds the trained model and, in a process of its own, the one it wrote."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def export(name: str, source: str, **spec: Any) -> Manifest:
             "source": {"experiment": {"name": source}},
             "targets": [{"name": "bucket", "s3": bucket(f"exports/{name}")}],
             "storage": on_claim(),
-            "compute": {"resources": RESOURCES},
+            "compute": {"resources": TWO_MODELS},
             **spec,
         },
     }
