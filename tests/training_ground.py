@@ -24,6 +24,31 @@ ROOT = Path(__file__).resolve().parents[1]
 UID, PREFIX = "5f0c", "finetuneexperiments/lab/toy-5f0c"
 
 
+IDENTITY = {
+    "kind": "FineTuneExperiment",
+    "namespace": "lab",
+    "name": "toy",
+    "uid": UID,
+    "revision": 1,
+}
+PLAN: dict[str, Any] = {
+    "template": "Raw",
+    "computeDtype": "Float32",
+    "strategy": "DDP",
+    "gpus": 0,
+    "maxLength": 24,
+    "perDeviceBatchSize": 4,
+    "globalBatchSize": 8,
+    "maxTokensPerDevice": 48,
+    "warmupSteps": 2,
+    "seed": 7,
+    "epochs": 2.0,
+    "learningRate": 0.01,
+    "rank": 4,
+    "alpha": 8.0,
+}
+
+
 class TrainingGround:
     """One experiment whose claims, scratch and termination messages lie below one folder."""
 
@@ -38,25 +63,15 @@ class TrainingGround:
 
     def config(self, attempt: int = 1, *, ranks: int = 1, **changes: Any) -> dict[str, Any]:
         """Return the config of an attempt; `changes` are merged into spec blocks and plan."""
-        plan = {
-            "template": "Raw",
-            "computeDtype": "Float32",
-            "strategy": "DDP",
-            "gpus": 0,
-            "ranks": ranks,
-            "maxLength": 24,
-            "perDeviceBatchSize": 4,
-            "globalBatchSize": 8,
-            "maxTokensPerDevice": 48,
-            "stepsPerEpoch": self._samples // 8,
-            "totalSteps": 2 * self._samples // 8,
-            "warmupSteps": 2,
-            "seed": 7,
-            "epochs": 2.0,
-            "learningRate": 0.01,
-            "rank": 4,
-            "alpha": 8.0,
-        } | changes.pop("plan", {})
+        plan = (
+            PLAN
+            | {
+                "ranks": ranks,
+                "stepsPerEpoch": self._samples // 8,
+                "totalSteps": 2 * self._samples // 8,
+            }
+            | changes.pop("plan", {})
+        )
         spec: dict[str, Any] = {
             "model": {"volumeClaim": {"claimName": "models", "path": "toy"}},
             "dataset": {"name": "counting"},
@@ -68,14 +83,7 @@ class TrainingGround:
         for block, values in changes.items():
             spec[block] = spec.get(block, {}) | values
         return {
-            "identity": {
-                "kind": "FineTuneExperiment",
-                "namespace": "lab",
-                "name": "toy",
-                "uid": UID,
-                "revision": 1,
-                "attempt": attempt,
-            },
+            "identity": IDENTITY | {"attempt": attempt},
             "spec": spec,
             "dataset": {"name": "counting", "digest": "sha256:" + "a" * 64},
             "model": {"name": "toy"},

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from finetune_api.training_settings import Checkpoint
+from finetune_trainer.agreement import Agreement
 from finetune_trainer.cadence import Cadence
 from finetune_trainer.checkpoint import Snapshot
 from finetune_trainer.data import Prefetch, RankStep, rank_step
-from finetune_trainer.distributed import Agreement
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import CheckpointedExit
 from finetune_trainer.evaluate import evaluate, validation_samples
 from finetune_trainer.optim import Schedule
 from finetune_trainer.plan import Plan
-from finetune_trainer.progress import Board, Ring, StepValues
+from finetune_trainer.progress import Board
+from finetune_trainer.ring import Ring, StepValues
 from finetune_trainer.run_record import RunRecord
 from finetune_trainer.saver import Saver
 from finetune_trainer.token_cache import TokenCache

@@ -9,10 +9,11 @@ from torch import nn
 
 from finetune_api.run_config import TrainingConfig
 from finetune_api.training_settings import AdapterType, Dtype
+from finetune_trainer.agreement import Agreement
 from finetune_trainer.base_model import model_place
 from finetune_trainer.cadence import Cadence
 from finetune_trainer.checkpoint import Checkpoints, Restored, RunIdentity, Snapshot
-from finetune_trainer.distributed import Agreement, World
+from finetune_trainer.distributed import World
 from finetune_trainer.engine import Engine
 from finetune_trainer.loop import Run
 from finetune_trainer.model import adapter_config, compute_type, load_base, probe, trainable_model

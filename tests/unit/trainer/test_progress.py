@@ -8,7 +8,8 @@ import torch
 from finetune_api.run_progress import Progress
 from finetune_trainer.errors import NotFiniteError
 from finetune_trainer.plan import Step
-from finetune_trainer.progress import METRICS_FILE, PROGRESS_FILE, Board, Ring
+from finetune_trainer.progress import METRICS_FILE, PROGRESS_FILE, Board
+from finetune_trainer.ring import Ring
 from finetune_trainer.run_record import RunRecord
 
 
