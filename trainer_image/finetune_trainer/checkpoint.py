@@ -116,9 +116,7 @@ class Checkpoints:
                     if restored is not None:
                         return restored
         except (OSError, ResourcesExhaustedError) as error:
-            raise ExternalServiceError(
-                f"{self.store.uri}: checkpoints cannot be read ({error}); repair the storage"
-            ) from error
+            raise _unreadable(self.store, error) from error
         return None
 
     def write(self, snapshot: Snapshot) -> CheckpointRef:
@@ -185,7 +183,7 @@ class Checkpoints:
 
     def _places(self, *, complete: bool = False) -> list[Place]:
         files: dict[Place, set[str]] = {}
-        for name in self.store.list("checkpoints/"):
+        for name in self._names():
             match = FOLDER.match(name)
             if match is not None:
                 attempt, run, step = map(int, match.groups())
@@ -193,6 +191,12 @@ class Checkpoints:
         if not complete:
             return list(files)
         return [p for p, found in files.items() if MANIFEST in found and QUARANTINED not in found]
+
+    def _names(self) -> list[str]:
+        try:
+            return self.store.list("checkpoints/")
+        except (OSError, ResourcesExhaustedError) as error:
+            raise _unreadable(self.store, error) from error
 
     def _clear(self, folder: Store) -> None:
         for name in sorted(folder.list(), key=lambda name: name != MANIFEST):
@@ -203,6 +207,12 @@ class Checkpoints:
         note = json.dumps({"reason": error.message, "attempt": self.identity.attempt})
         with suppress(OSError, TrainerError):
             folder.write(QUARANTINED, note.encode())
+
+
+def _unreadable(store: Store, error: Exception) -> ExternalServiceError:
+    return ExternalServiceError(
+        f"{store.uri}: checkpoints cannot be read ({error}); repair the storage"
+    )
 
 
 def _files(folder: Store, snapshot: Snapshot) -> Iterable[FileEntry]:

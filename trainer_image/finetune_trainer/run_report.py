@@ -40,16 +40,13 @@ def report_files(facts: ReportFacts) -> dict[str, bytes]:
 
 def _values(facts: ReportFacts) -> dict[str, Any]:
     record = facts.record
-    result = record.evaluations[-1] if record.evaluations else {}
-    if facts.summary.checkpoint_choice == "Best":
-        result = record.evaluation(record.ranking()[0]) or result
     return {
         "version": 1,
         "experiment": facts.config.identity.name,
         "revision": facts.config.identity.revision,
         "attempt": facts.config.identity.attempt,
         "baseline": _metrics(record.evaluation(0) or {}),
-        "final": _metrics(result),
+        "final": {one.name: one.value for one in facts.summary.metrics if one.step},
         "result": facts.summary.model_dump(by_alias=True, exclude={"metrics"}),
         "steps": record.step,
         "tokens": record.tokens,

@@ -121,3 +121,5 @@ def test_storage_that_cannot_be_listed_is_an_outage_and_no_fresh_start(store, mo
     monkeypatch.setattr(path_store.os, "scandir", broken)
     with pytest.raises(ExternalServiceError):
         reader.newest([])
+    with pytest.raises(ExternalServiceError):
+        Checkpoints(store, IDENTITY)
