@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from finetune_operator.cluster.cluster_protocol import Cluster, Resource
+from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import JOBS, OURS, PODS
 from finetune_operator.gather import Gather
 from finetune_operator.informers import CHILD_LABELS, ChildSink, Informer, ObjectSink
@@ -38,13 +38,13 @@ class Assembly:
         )  # fmt: skip
 
     def child_informers(
-        self, views: Mapping[str, Cluster], heard: Callable[[Resource], Callable[[], None]]
+        self, views: Mapping[str, Cluster], heard: Callable[[str, str], Callable[[], None]]
     ) -> list[Informer]:
         """Return one informer per child kind and namespace; '' stands for all namespaces."""
         return [
             Informer(
                 view, resource, ChildSink(resource.kind, self.cache, self.queue), scope=scope,
-                labels=CHILD_LABELS, heard=heard(resource),
+                labels=CHILD_LABELS, heard=heard(resource.plural, scope),
             )
             for resource in (JOBS, PODS)
             for scope, view in views.items()
@@ -60,7 +60,9 @@ class Assembly:
 
         An error that ends a part ends the block.
         """
-        informers = self.child_informers({"": self._cluster}, lambda _: lambda: None)
+        informers = self.child_informers(
+            {"": self._cluster}, lambda _resource, _scope: lambda: None
+        )
         informers += self.object_informers()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(informer.run()) for informer in informers]

@@ -30,18 +30,19 @@ class Health:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._queue, self._is_deaf, self._clock = queue, is_deaf, clock
-        self._heard: dict[str, float] = {}
+        self._heard: dict[tuple[str, str], float] = {}
         self._answered = clock()
         self._lag = 0.0
         self.is_ready = False
         """is_ready: after the start barrier, or as a standby that waits for the Lease."""
 
-    def heard(self, resource: str) -> Callable[[], None]:
-        """Return what an informer calls on every sign of life of its watch."""
-        self._heard[resource] = self._clock()
+    def heard(self, resource: str, scope: str = "") -> Callable[[], None]:
+        """Return what the informer of a namespace calls on every sign of life of its watch."""
 
         def note() -> None:
-            self._heard[resource] = self._clock()
+            self._heard[resource, scope] = self._clock()
+
+        note()
 
         return note
 
@@ -102,5 +103,8 @@ class Health:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     def _ages(self) -> dict[str, float]:
-        now = self._clock()
-        return {resource: now - at for resource, at in self._heard.items()}
+        """Return the longest silence of each resource: one deaf watch is not hidden by others."""
+        now, ages = self._clock(), dict[str, float]()
+        for (resource, _), at in self._heard.items():
+            ages[resource] = max(ages.get(resource, 0.0), now - at)
+        return ages

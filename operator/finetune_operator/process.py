@@ -129,9 +129,7 @@ class Operator:
                 self._settings.namespaces or ("",), self._cluster.scopes(), strict=True
             )
         }
-        self._informers = self._assembly.child_informers(
-            views, lambda resource: self.health.heard(resource.plural)
-        )
+        self._informers = self._assembly.child_informers(views, self.health.heard)
         return [
             self._leader.keep(),
             self._audit.run(),

@@ -41,6 +41,15 @@ def test_a_silent_watch_is_a_complaint_while_the_server_answers(clock):
     assert "pods" in health.complaints()[0]
 
 
+def test_a_silent_watch_of_one_namespace_is_not_hidden_by_others(clock):
+    health = Health(WorkQueue(clock), clock=clock)
+    health.heard("pods", "ml")
+    clock.now += SILENCE_SECONDS + 1
+    health.heard("pods", "nlp")
+    health.answered()
+    assert len(health.complaints()) == 1
+
+
 def test_nobody_is_restarted_for_silence_while_the_server_answers_nothing(clock):
     health = Health(WorkQueue(clock), is_deaf=lambda: True, clock=clock)
     health.heard("pods")
