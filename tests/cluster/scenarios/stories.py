@@ -25,6 +25,8 @@ API_VERSION = "finetune.dev/v1alpha1"
 SECRET, CLAIM = "s3", "artifacts"
 SCRIPTS = Path(__file__).parent.parent
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}}
+ONE_CORE = RESOURCES | {"limits": {"cpu": "1"}}
+"""For ranks: two pods that both start a thread per core would stand in each other's way."""
 TWO_MODELS = {"requests": {"cpu": "100m", "memory": "2Gi"}}
 """An export holds the trained model and, in a process of its own, the one it wrote."""
 
@@ -108,7 +110,7 @@ def experiment(name: str, *, steps: int = 60, nodes: int = 2, **spec: Any) -> Ma
             "generation": {"maxNewTokens": 8},
             "checkpoint": {"everySteps": 5, "everySeconds": 0, "keepLast": 3, "result": "Last"},
             "storage": on_claim(),
-            "compute": {"nodes": nodes, "gpusPerNode": 0, "resources": RESOURCES},
+            "compute": {"nodes": nodes, "gpusPerNode": 0, "resources": ONE_CORE},
             "tracking": {"logEverySteps": 1},
             **spec,
         },

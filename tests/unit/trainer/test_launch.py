@@ -96,3 +96,13 @@ def test_cores_follow_the_limit_of_the_pod(tmp_path, monkeypatch, limit, expecte
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(64)))
     (tmp_path / "cpu.max").write_text(limit)
     assert cores.available_cores() == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(150000, 1), (400000, 4), (-1, 64)])
+def test_cores_follow_the_limit_of_control_groups_v1(tmp_path, monkeypatch, quota, expected):
+    monkeypatch.setattr(cores, "LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr(cores, "LIMIT_V1", tmp_path)
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(64)))
+    (tmp_path / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu.cfs_period_us").write_text("100000\n")
+    assert cores.available_cores() == expected
