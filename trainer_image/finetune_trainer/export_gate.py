@@ -142,8 +142,14 @@ def _fresh_process(
     )
     path = folder.parent / "request.json"
     path.write_text(json.dumps(asdict(request)))
+    ask_fresh_process(path)
+    return read_answers(folder.parent)
+
+
+def ask_fresh_process(request: Path) -> None:
+    """Have another interpreter answer a request; raise when it is killed or cannot load."""
     ended = subprocess.run(  # noqa: S603 - our own module, no user text on the command line
-        [sys.executable, "-m", "finetune_trainer.export_probe", str(path)],
+        [sys.executable, "-m", "finetune_trainer.export_probe", str(request)],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         check=False,
@@ -158,7 +164,6 @@ def _fresh_process(
         raise VerificationFailedError(
             "the written artifact cannot be loaded by plain transformers; see the pod's log"
         )
-    return read_answers(folder.parent)
 
 
 def _differences(

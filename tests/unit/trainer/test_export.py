@@ -11,8 +11,9 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_trainer import export, export_gate
+from finetune_trainer import export, export_gate, export_probe
 from finetune_trainer.errors import ConfigurationError, DataError
+from finetune_trainer.export_probe import ProbeRequest
 from finetune_trainer.merge import MergeFailedError
 from finetune_trainer.targets.publication import TargetConflictError
 from unit.trainer.export_ground import ExportGround
@@ -28,6 +29,16 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FINETUNE_CLAIMS_DIR", str(tmp_path / "claims"))
     monkeypatch.setenv("FINETUNE_SCRATCH_DIR", str(tmp_path / "scratch"))
     return tmp_path
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer in this process what a fresh one would: it takes seconds to start."""
+    monkeypatch.setattr(
+        export_gate,
+        "ask_fresh_process",
+        lambda path: export_probe.answer(ProbeRequest(**json.loads(path.read_bytes()))),
+    )
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -56,6 +67,7 @@ def test_a_merged_export_computes_what_base_and_adapter_compute(folders: Path):
     assert merged.get_input_embeddings().weight.shape[0] == 320
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_merged_folder_holds_tokenizer_licence_card_and_a_manifest_of_every_file(folders: Path):
     ground = ExportGround(folders)
     spec = {"card": {"license": "mit", "text": "For sums.", "languages": ["en"]}}
@@ -69,6 +81,7 @@ def test_a_merged_folder_holds_tokenizer_licence_card_and_a_manifest_of_every_fi
     assert summary.artifact.files == len(listed)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_tied_embeddings_stay_tied(folders: Path):
     ground = ExportGround(folders, tied=True)
     export.run(ground.config(), ground.reporter())
@@ -77,6 +90,7 @@ def test_tied_embeddings_stay_tied(folders: Path):
     assert merged.lm_head.weight is merged.model.embed_tokens.weight
 
 
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
 def test_full_fine_tuning_is_exported_with_its_trained_weights(folders: Path, tied: bool):
     ground = ExportGround(folders, method="Model", tied=tied)
@@ -87,6 +101,7 @@ def test_full_fine_tuning_is_exported_with_its_trained_weights(folders: Path, ti
     torch.testing.assert_close(merged.model.norm.weight.detach(), norm, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_the_type_of_the_result_is_the_one_asked_for(folders: Path):
     ground = ExportGround(folders)
     spec = {"merge": {"dtype": "BFloat16"}, "verification": {"maxLogitDifference": 1}}
@@ -118,6 +133,7 @@ def test_an_adapter_export_of_full_fine_tuning_is_refused_before_anything_is_wri
     assert not ground.artifact().exists()
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_model_that_differs_from_the_trained_one_is_not_published(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -133,6 +149,7 @@ def test_a_model_that_differs_from_the_trained_one_is_not_published(
     assert not (ground.claims / "out").exists()
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_shard_damaged_on_the_way_fails_the_gate(folders: Path, monkeypatch: pytest.MonkeyPatch):
     ground = ExportGround(folders)
     verify = export.verify_artifact
@@ -149,6 +166,7 @@ def test_a_shard_damaged_on_the_way_fails_the_gate(folders: Path, monkeypatch: p
         export.run(ground.config(), ground.reporter())
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_checkpoint_with_another_digest_is_refused(folders: Path):
     ground = ExportGround(folders)
     config = ground.config()
@@ -158,6 +176,7 @@ def test_a_checkpoint_with_another_digest_is_refused(folders: Path):
     assert raised.value.reason == "DigestMismatch"
 
 
+@pytest.mark.usefixtures("one_process")
 def test_an_adapter_of_another_base_is_refused(folders: Path):
     ground = ExportGround(folders)
     config = json.loads((ground.base / "config.json").read_bytes())
@@ -173,6 +192,7 @@ def test_an_adapter_of_another_base_is_refused(folders: Path):
     assert not (ground.artifact() / "manifest.json").exists()
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_later_attempt_takes_over_a_finished_artifact(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -187,6 +207,7 @@ def test_a_later_attempt_takes_over_a_finished_artifact(
     assert (second.artifact, second.verification) == (first.artifact, first.verification)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_leftovers_of_a_killed_pod_are_written_again(folders: Path):
     ground = ExportGround(folders)
     ground.artifact().mkdir(parents=True)
@@ -195,6 +216,7 @@ def test_leftovers_of_a_killed_pod_are_written_again(folders: Path):
     assert names_in(ground.artifact() / "model.safetensors")
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_target_gets_the_same_tree_and_other_content_there_is_a_conflict(folders: Path):
     ground = ExportGround(folders)
     target = {"name": "copy", "volumeClaim": {"claimName": "out", "path": "model"}}
@@ -211,3 +233,14 @@ def test_a_target_gets_the_same_tree_and_other_content_there_is_a_conflict(folde
     with pytest.raises(TargetConflictError, match=r"README\.md"):
         export.run(ground.config({"targets": [target]}), ground.reporter())
     assert (copied / "README.md").read_text() == "mine"
+
+
+def test_an_artifact_that_plain_transformers_cannot_load_fails_the_gate(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ground = ExportGround(folders)
+    monkeypatch.setattr(export_gate, "last_logits", lambda *_: [])
+    monkeypatch.setattr("finetune_trainer.export_artifact.model_config", lambda *_: b"{}")
+    with pytest.raises(export_gate.VerificationFailedError, match="cannot be loaded"):
+        export.run(ground.config(), ground.reporter())
+    assert not (ground.artifact() / "manifest.json").exists()
