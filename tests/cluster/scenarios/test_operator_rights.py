@@ -148,3 +148,24 @@ async def test_a_dataset_becomes_ready_and_every_right_is_enough_and_needed(
         assert await operator.stop() == 0
     lease = fetch("lease", "finetune-operator", namespace=place)
     assert lease["spec"].get("holderIdentity", "") == ""
+
+
+async def test_a_quota_that_refuses_pods_is_quoted_and_lifting_it_is_enough(
+    place: str, tmp_path: Path, monkeypatch
+):
+    """The retry is the Job controller's: its back-off decides when the pod comes."""
+    grant(place)
+    claim(place)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(place, tmp_path)))
+    named = {"name": "none", "namespace": place}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": named}
+    apply({**quota, "spec": {"hard": {"pods": "0"}}})
+    settings = {"namespaces": json.dumps([place]), "lease_namespace": place}
+    async with operator_process(tmp_path, trainer_image=TRAINER, **settings) as operator:
+        await operator.working()
+        await asyncio.to_thread(apply, dataset(place))
+        await until(lambda: "exceeded quota" in condition(place, "Ready").get("message", ""), 60)
+        assert condition(place, "PodsReady")["reason"] == "PodForbidden"
+        kubectl("delete", "resourcequota", "none", namespace=place)
+        await until(lambda: condition(place, "Ready").get("status") == "True", seconds=180)
+        assert operator.complaints() == []
