@@ -21,8 +21,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY, CONTEXT, SEED = 4096, 256, 1337
-HIDDEN, LAYERS, HEADS = 192, 4, 4
-BATCH, STEPS, PEAK_RATE, WARMUP = 8, 220, 3e-3, 20
+HIDDEN, LAYERS, HEADS = 128, 2, 4
+BATCH, STEPS, PEAK_RATE, WARMUP = 4, 400, 6e-3, 20
 END, USER, ASSISTANT, PADDING = "<|end|>", "<|user|>", "<|assistant|>", "<|pad|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -112,7 +112,7 @@ def train(model: LlamaForCausalLM, windows: torch.Tensor) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 20 == 19:
+        if step % 50 == 49:
             seconds = time.monotonic() - started
             print(f"step {step + 1:3} of {STEPS}  loss {loss.item():.2f}  {seconds:3.0f} s")
 

@@ -23,6 +23,7 @@ MARKS = {
     State.SUSPENDED: Text("⏸", "yellow"),
 }
 STATUS_STYLES = {State.DONE: "green", State.FAILED: "bold red", State.SUSPENDED: "yellow"}
+HINT = "Ctrl-C writes a checkpoint and stops; the same command goes on from there"
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 32
 PLAIN_STEP_PERCENT = 10
@@ -91,7 +92,8 @@ class LiveView:
         for row in rows:
             if row.loss is not None and row.step:
                 self._losses[row.key][row.step] = row.loss
-        self._live.update(Group(Text(), self._table(rows)))
+        hint = Text(HINT if any(not row.state.settled for row in rows) else "", "dim italic")
+        self._live.update(Group(Text(), self._table(rows), Text(), hint))
 
     def say(self, text: str) -> None:
         """Print a line above the table."""

@@ -74,7 +74,7 @@ def row_of(item: Manifest, progress: Progress | None = None) -> Row:
     )
     if row.state is State.DONE:
         return _with(row, percentage=100, message=_result(item) or row.message)
-    if row.state is not State.RUNNING:
+    if row.state is not State.RUNNING or not ready:
         return row
     if progress is None:
         return _from_status(row, item.get("status", {}).get("progress") or {})

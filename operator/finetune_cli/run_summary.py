@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ from finetune_operator.cluster.local_cluster import LocalCluster
 from finetune_operator.cluster.local_pod_status import JOB_NAME
 from finetune_operator.observed import Manifest
 
-MOST_FINDINGS, MOST_SAMPLES, LONGEST_TEXT = 6, 3, 160
+MOST_FINDINGS, MOST_SAMPLES, LONGEST_TEXT = 8, 3, 160
+PLACES = ("report", "checkpoints", "result")
+PLACE_WIDTH = 13
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,7 @@ class Summary:
         if parts.scheme != "pvc":
             return uri
         found = self.cluster.volumes.claim(parts.netloc) / parts.path.lstrip("/")
-        here = Path.cwd()
-        return str(found.relative_to(here) if found.is_relative_to(here) else found)
+        return _from_here(found)
 
     def _records(self, item: Manifest) -> RenderableType:
         status = item["status"]
@@ -64,12 +66,7 @@ class Summary:
                 f"{records.get('dropped', 0):,} rejected"
             )
         ]
-        for finding in status.get("findings", [])[:MOST_FINDINGS]:
-            rows = ", ".join(map(str, finding.get("rows", [])))
-            where = f" (first: {rows})" if rows else ""
-            known = finding.get("message") or finding["reason"]
-            text = known if where.strip() in known else f"{known}{where}"
-            lines.append(Text(f"  {finding['count']:>3}  {text}", "dim", overflow="fold"))
+        lines += [_finding(found) for found in status.get("findings", [])[:MOST_FINDINGS]]
         lines += self._places(item)
         return _section(item, lines)
 
@@ -135,13 +132,29 @@ class Summary:
 
     def _places(self, item: Manifest) -> list[RenderableType]:
         status = item.get("status", {})
-        places = [(a["name"], a["uri"]) for a in status.get("artifacts", [])]
+        places = {a["name"]: a["uri"] for a in status.get("artifacts", [])}
         if latest := (status.get("checkpoints") or {}).get("latest"):
-            folder = latest["uri"].rpartition("/checkpoints/")
-            places.append(("checkpoints", f"{folder[0]}/checkpoints"))
+            places["checkpoints"] = latest["uri"].partition("/checkpoints/")[0] + "/checkpoints"
         if result := status.get("result"):
-            places.append(("result", result["uri"]))
-        return [_place(name, self.path(uri)) for name, uri in dict(places).items()]
+            places["result"] = result["uri"]
+        shown = [
+            (name, self._linked_report(item, uri) if name == "report" else self.path(uri))
+            for name, uri in places.items()
+            if name in PLACES
+        ]
+        return [Text(), *(_place(name, path) for name, path in shown)] if shown else []
+
+    def _linked_report(self, item: Manifest, uri: str) -> str:
+        """Return a short name for a report: a link that follows the newest one."""
+        target = Path(self.path(uri))
+        if not target.exists():
+            return str(target)
+        name = f"{item['kind'].lower()}-{item['metadata']['name']}.html"
+        link = self.cluster.work_dir / "reports" / name
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(target, link.parent.resolve()))
+        return _from_here(link)
 
     def _report(self, item: Manifest) -> dict[str, Any]:
         """Return the run's report as data; empty when it is not on this machine."""
@@ -167,11 +180,9 @@ class Summary:
     def _next_steps(self, finished: Sequence[Manifest]) -> RenderableType:
         steps = []
         for item in finished:
-            report = next(
-                (a for a in item["status"].get("artifacts", []) if a["name"] == "report"), None
-            )
-            if report and item["kind"] == EXPERIMENT:
-                steps.append(f"open {_html(self.path(report['uri']))} in a browser")
+            artifacts = {a["name"]: a["uri"] for a in item["status"].get("artifacts", [])}
+            if item["kind"] == EXPERIMENT and "report" in artifacts:
+                steps.append(f"open {self._linked_report(item, artifacts['report'])} in a browser")
             for target in item["status"].get("targets", [])[:1]:
                 folder = self.path(target["uri"])
                 steps.append(f"load the model: AutoModelForCausalLM.from_pretrained({folder!r})")
@@ -186,12 +197,25 @@ def _section(item: Manifest, lines: list[RenderableType], style: str = "green") 
     return Panel(Group(*lines), title=title, title_align="left", border_style=style)
 
 
-def _place(name: str, path: str) -> Text:
-    return Text.assemble((f"{name:<12}", "dim"), (path, "blue"), overflow="fold")
+def _finding(finding: Manifest) -> Text:
+    """Return what was found and what was done; what to do about it stands in the report."""
+    told = finding.get("message") or finding["reason"]
+    what = told.partition(". Expected:")[0]
+    action = finding.get("action", "").lower()
+    return Text.assemble((f"  {finding['count']:>3} {action:<8} ", "yellow"), (what, "dim"))
 
 
-def _html(path: str) -> str:
-    return path if path.endswith(".html") else f"{path}/report.html"
+def _place(name: str, path: str) -> Table:
+    table = Table.grid()
+    table.add_column(style="dim", width=PLACE_WIDTH)
+    table.add_column(style="blue", overflow="fold")
+    table.add_row(name, Text(path))
+    return table
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _sample(sample: dict[str, Any]) -> RenderableType:

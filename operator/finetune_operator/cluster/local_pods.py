@@ -23,7 +23,7 @@ _INHERITED = (
     *("PATH", "LANG", "LC_ALL", "TZ", "USER", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
-    *("OMP_NUM_THREADS", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES"),
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES"),
 )
 """What a pod inherits from this process; anything else, tokens above all, it does not see."""
 
@@ -111,6 +111,7 @@ class LocalPod:
     def _environment(self, root: PodRoot) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         inherited.setdefault("OMP_NUM_THREADS", str(self._threads()))
+        inherited.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning starves other programs
         inherited["JOB_COMPLETION_INDEX"] = str(index_of(self._pod))
         inherited["PYTHONUNBUFFERED"] = "1"
         for variable in self._pod["spec"]["containers"][0].get("env", []):

@@ -37,7 +37,7 @@ def undisturbed(tmp_path_factory, inputs):
 
 
 async def test_three_manifests_in_any_order_become_a_verified_model(story):
-    story.add(experiment(steps=10), export())
+    story.add(experiment(steps=10, compute={"gpusPerNode": 0}), export())
     async with story.running() as (run, task):
         await until(
             lambda: (
