@@ -74,6 +74,8 @@ def row_of(item: Manifest, progress: Progress | None = None) -> Row:
     )
     if row.state is State.DONE:
         return _with(row, percentage=100, message=_result(item) or row.message)
+    if row.state is State.SUSPENDED:
+        return _with(row, message=_checkpoint(item))
     if row.state is not State.RUNNING or not ready:
         return row
     if progress is None:
@@ -119,6 +121,12 @@ def _result(item: Manifest) -> str:
     if artifact := status.get("artifact"):
         return f"{artifact['files']} files, {artifact['size']}, verified"
     return ""
+
+
+def _checkpoint(item: Manifest) -> str:
+    checkpoints = item.get("status", {}).get("checkpoints") or {}
+    latest = checkpoints.get("latest")
+    return f"goes on from the checkpoint of step {latest['step']}" if latest else ""
 
 
 def perplexity(item: Manifest) -> tuple[float, ...]:
