@@ -31,6 +31,8 @@ class Answer:
     delete: tuple[ChildRef, ...] = ()
     events: tuple[Event, ...] = ()
     """events instead of the one that a change of the reason of Ready is."""
+    notices: tuple[Event, ...] = ()
+    """notices are events beside it."""
     requeue_seconds: float | None = None
     pull_progress: bool = False
     waits_for: tuple[Key, ...] = ()
@@ -52,7 +54,7 @@ def planned(observed: Observed, answer: Answer) -> Plan:
         status=as_json(status.model_copy(update={"conditions": conditions})),
         apply=answer.apply,
         delete=answer.delete,
-        events=answer.events or tuple(_transition(stored, answer)),
+        events=(answer.events or tuple(_transition(stored, answer))) + answer.notices,
         requeue_seconds=answer.requeue_seconds,
         pull_progress=answer.pull_progress,
         waits_for=answer.waits_for,

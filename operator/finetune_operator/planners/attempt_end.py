@@ -41,6 +41,7 @@ def completed(life: Life, achieved: Achievement, outcome: Outcome) -> Answer:
         achieved.message,
         updates,
         said | ({PODS_READY: NOT_APPLICABLE} if finished else {}),
+        notices=life.work.notices(updates),
     )
 
 
@@ -53,7 +54,8 @@ def failed(life: Life, end: End) -> Answer:
         updates["completion_time"] = life.now
         said = life.verdicts(updates) | dict(life.work.failed(end))
         final = said | {PODS_READY: NOT_APPLICABLE}
-        return Answer(Situation.FAILED, end.reason, end.message, updates, final)
+        notices = life.work.notices(updates)
+        return Answer(Situation.FAILED, end.reason, end.message, updates, final, notices=notices)
     message = f"attempt {life.recorded.number} ended: {_described(end)}"
     return Answer(
         Situation.UNDER_WAY,
@@ -62,6 +64,7 @@ def failed(life: Life, end: End) -> Answer:
         updates | {"restarts": restarts},
         life.verdicts(updates),
         events=(Event("Warning", life.work.lost_event, message),),
+        notices=life.work.notices(updates),
     )
 
 

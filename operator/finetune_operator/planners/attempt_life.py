@@ -176,7 +176,7 @@ def a_living_attempt_is_reported(life: Life) -> Answer | None:
         updates,
         life.verdicts(updates),
         delete=_outdated(life),
-        events=life.work.warnings(updates),
+        notices=life.work.notices(updates),
         pull_progress=job.bound and job.may_run,
         requeue_seconds=life.patience_seconds(),
     )

@@ -153,7 +153,7 @@ class TrainingWork(Work):
             CHECKPOINT_AVAILABLE: _available(updates.get("checkpoints", known)),
         }
 
-    def warnings(self, updates: Mapping[str, Any]) -> tuple[Event, ...]:
+    def notices(self, updates: Mapping[str, Any]) -> tuple[Event, ...]:
         """Return an event when damaged checkpoints were set aside."""
         known = experiment_of(self.observed).status.checkpoints
         found: Checkpoints = updates.get("checkpoints", known)

@@ -124,6 +124,6 @@ class Work(ABC):
         """Return the status updates that the last words of an ended attempt bring."""
         return {}
 
-    def warnings(self, _updates: Mapping[str, Any]) -> tuple[Event, ...]:
+    def notices(self, _updates: Mapping[str, Any]) -> tuple[Event, ...]:
         """Return events that the updates call for beside the change of Ready."""
         return ()

@@ -89,7 +89,7 @@ def dataset(name: str = "sums", **spec: Any) -> Manifest:
 
 
 def experiment(name: str, *, steps: int = 60, nodes: int = 2, **spec: Any) -> Manifest:
-    """Return a valid experiment: full fine-tuning on two CPU pods, a checkpoint every 5 steps."""
+    """Return a valid experiment: full fine-tuning on two CPU pods, a checkpoint every 10 steps."""
     return {
         "apiVersion": API_VERSION,
         "kind": "FineTuneExperiment",
@@ -108,7 +108,7 @@ def experiment(name: str, *, steps: int = 60, nodes: int = 2, **spec: Any) -> Ma
             },
             "evaluation": {"everyEpochs": 0, "generateSamples": 1},
             "generation": {"maxNewTokens": 8},
-            "checkpoint": {"everySteps": 5, "everySeconds": 0, "keepLast": 3, "result": "Last"},
+            "checkpoint": {"everySteps": 10, "everySeconds": 0, "keepLast": 3, "result": "Last"},
             "storage": on_claim(),
             "compute": {"nodes": nodes, "gpusPerNode": 0, "resources": ONE_CORE},
             "tracking": {"logEverySteps": 1},
@@ -186,7 +186,7 @@ def rank_pods(namespace: str, name: str) -> list[Manifest]:
     return items
 
 
-def running_since_checkpoint(namespace: str, name: str, files: Path, step: int = 5) -> None:
+def running_since_checkpoint(namespace: str, name: str, files: Path, step: int = 10) -> None:
     """Wait until a verified checkpoint of at least `step` lies in storage and pods still run."""
 
     def probe() -> bool:

@@ -23,7 +23,7 @@ from scenarios.stories import (
     weights_digest,
 )
 
-STEPS = 60
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(
 ) -> None:
     name = f"damaged-{damage}"
     _started(sums, name)
-    running_since_checkpoint(sums.namespace, name, sums.files, step=15)
+    running_since_checkpoint(sums.namespace, name, sums.files, step=30)
     suspended = {"spec": {"runPolicy": {"suspend": True}}}
     _patch(sums, name, suspended)
     wait_for_condition("finetuneexperiment", name, sums.namespace, "Suspended")
@@ -132,7 +132,8 @@ def test_a_suspended_run_frees_its_pods_and_loses_no_step(sums: Ground, undistur
     _patch(sums, "paused", {"spec": {"runPolicy": {"suspend": True}}})
     body = wait_for_condition("finetuneexperiment", "paused", sums.namespace, "Suspended")
     assert condition(body, "Ready")["reason"] == "Suspended"
-    assert rank_pods(sums.namespace, "paused") == []
+    phases = {pod["status"]["phase"] for pod in rank_pods(sums.namespace, "paused")}
+    assert phases <= {"Succeeded", "Failed"}
     stopped_at = newest_checkpoint(sums.files, "paused")
     _patch(sums, "paused", {"spec": {"runPolicy": {"suspend": False}}})
 
@@ -184,8 +185,8 @@ def test_a_deleted_experiment_ends_gracefully_and_leaves_its_artifacts(sums: Gro
         )
 
     kube.wait_until("children of the deleted experiment are gone", gone, timeout=120)
-    assert newest_checkpoint(sums.files, "unwanted") >= before >= 5
+    assert newest_checkpoint(sums.files, "unwanted") >= before >= 10
     steps = sorted(int(path.parent.name[5:]) for path in checkpoints(sums.files, "unwanted"))
-    assert any(step % 5 for step in steps) or steps == list(
-        itertools.islice(itertools.count(steps[0], 5), len(steps))
+    assert any(step % 10 for step in steps) or steps == list(
+        itertools.islice(itertools.count(steps[0], 10), len(steps))
     )

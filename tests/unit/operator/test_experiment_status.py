@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_reported_once() -> None:
     told = running(*ALL_RUN, progress=progress("Training", quarantined=1, checkpoint=CHECKPOINT))
     first = seen(prepared(**attempt()), told)
     decided = plan(first)
-    assert [event.reason for event in decided.events] == ["Quarantined"]
+    assert [event.reason for event in decided.events] == ["Training", "Quarantined"]
     assert condition(decided, "CheckpointAvailable") == ("True", "Quarantined")
     assert plan(published(first, decided)).events == ()
 
