@@ -19,6 +19,7 @@ import torch
 from make_dataset import functions, modules
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 VOCABULARY, CONTEXT, SEED = 4096, 256, 1337
 HIDDEN, LAYERS, HEADS = 128, 2, 4
@@ -148,6 +149,7 @@ def main() -> None:
         print(f"{folder}: the base model is there already")
         return
     folder.mkdir(parents=True, exist_ok=True)
+    disable_progress_bar()
     tokenizer = trained_tokenizer(texts)
     windows = token_windows(tokenizer, texts)
     model = new_model(tokenizer)

@@ -26,6 +26,7 @@ STATUS_STYLES = {State.DONE: "green", State.FAILED: "bold red", State.SUSPENDED:
 HINT = "Ctrl-C writes a checkpoint and stops; the same command goes on from there"
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 32
+LEAST_BAR, MOST_BAR, WIDTH_WITHOUT_BAR = 8, 24, 108
 PLAIN_STEP_PERCENT = 10
 
 
@@ -60,7 +61,7 @@ def numbers(row: Row) -> str:
     if row.loss is not None:
         parts.append(f"loss {row.loss:.3f}")
     if row.tokens_per_second:
-        parts.append(f"{row.tokens_per_second:,.0f} tokens/s")
+        parts.append(f"{row.tokens_per_second:,.0f} tok/s")
     if row.eta_seconds is not None:
         parts.append(f"ETA {duration(row.eta_seconds)}")
     return "  ".join(parts)
@@ -82,6 +83,7 @@ class LiveView:
     """A table that is drawn again as the run goes."""
 
     def __init__(self, console: Console) -> None:
+        self._bar_width = max(LEAST_BAR, min(MOST_BAR, console.width - WIDTH_WITHOUT_BAR))
         self._live = Live(console=console, refresh_per_second=8, transient=False)
         self._spinners: dict[Key, Spinner] = {}
         self._losses: defaultdict[Key, dict[int, float]] = defaultdict(dict)
@@ -129,7 +131,7 @@ class LiveView:
             return Text(row.message, "" if row.state is State.FAILED else "dim")
         line = Table.grid(padding=(0, 2))
         bar = ProgressBar(
-            total=100, completed=row.percentage, width=24, complete_style="cyan",
+            total=100, completed=row.percentage, width=self._bar_width, complete_style="cyan",
             finished_style="cyan",
         )  # fmt: skip
         line.add_row(bar, Text(f"{row.percentage:3}%", "cyan"), Text(numbers(row)))

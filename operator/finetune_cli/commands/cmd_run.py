@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +36,12 @@ def run(options: RunOptions, console: Console) -> int:
     problems = link_claims(options.work_dir, options.claims)
     if problems:
         return _refused(problems)
-    _log_to(options.work_dir / "operator.log")
-    cluster = LocalCluster(options.work_dir)
-    try:
-        return asyncio.run(_run(cluster, options, console))
-    except WorkDirectoryBusyError as error:
-        return _refused([str(error)])
+    with _log_to(options.work_dir / "operator.log"):
+        cluster = LocalCluster(options.work_dir)
+        try:
+            return asyncio.run(_run(cluster, options, console))
+        except WorkDirectoryBusyError as error:
+            return _refused([str(error)])
 
 
 async def _run(cluster: LocalCluster, options: RunOptions, console: Console) -> int:
@@ -84,15 +85,21 @@ def _refused(problems: Iterable[str]) -> int:
     return BAD_MANIFESTS
 
 
-def _log_to(path: Path) -> None:
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
     """Send the operator's own messages to a file: the terminal belongs to the view."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=path.open("a", encoding="utf-8")),
-    )
+    with path.open("a", encoding="utf-8") as file:
+        structlog.configure(
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(default=str),
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+            logger_factory=structlog.WriteLoggerFactory(file=file),
+        )
+        try:
+            yield
+        finally:
+            structlog.reset_defaults()

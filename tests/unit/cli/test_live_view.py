@@ -47,7 +47,7 @@ def test_a_terminal_shows_bar_numbers_and_the_course_of_the_loss():
     view.show([training(loss=2.0, tokens_per_second=1234.0, eta_seconds=75)])
     view.close()
     last = output.getvalue()
-    assert "step 40/100  loss 2.000  1,234 tokens/s  ETA 1:15" in last
+    assert "step 40/100  loss 2.000  1,234 tok/s  ETA 1:15" in last
     assert "█▁" in last
 
 

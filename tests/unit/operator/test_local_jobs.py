@@ -110,14 +110,19 @@ async def test_a_job_completes_when_every_index_does_and_keeps_their_last_words(
 
 async def test_a_rank_that_fails_ends_the_others_with_sigterm(tmp_path):
     script = """
+    ready = pathlib.Path(os.environ["READY"])
     if rank == 1:
+        while not ready.exists():
+            time.sleep(0.02)
         end(11, **{"class": "Data"})
     signal.signal(signal.SIGTERM, lambda *_: end(75, **{"class": "Checkpointed"}))
+    ready.touch()
     time.sleep(60)
     """
+    env = [{"name": "READY", "value": str(tmp_path / "ready")}]
     async with cluster_running(tmp_path, script) as cluster:
         watch = cluster.changes(PODS, since="0")
-        await cluster.apply(job(pods=2), force=False)
+        await cluster.apply(job(pods=2, env=env), force=False)
         done = await ended(cluster)
         codes = {}
         while len(codes) < 2:
