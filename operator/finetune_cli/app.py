@@ -8,6 +8,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+WORK_DIR = click.option(
+    "--work-dir", type=click.Path(path_type=Path, file_okay=False), default=Path(".finetune"),
+    show_default=True, help="Where objects, claims, logs and results are kept.",
+)  # fmt: skip
 MANIFESTS = click.option(
     "-f", "--filename", "paths", multiple=True, required=True,
     type=click.Path(path_type=Path, allow_dash=True),
@@ -30,10 +34,7 @@ def cli() -> None:
 
 @cli.command("run")
 @MANIFESTS
-@click.option(
-    "--work-dir", type=click.Path(path_type=Path, file_okay=False), default=Path(".finetune"),
-    show_default=True, help="Where objects, claims, logs and results are kept.",
-)  # fmt: skip
+@WORK_DIR
 @click.option(
     "--claim", "claims", multiple=True, metavar="NAME=FOLDER",
     help="Use FOLDER as the volume claim NAME; otherwise it is WORK_DIR/claims/NAME.",
@@ -48,6 +49,16 @@ def run_command(paths: tuple[Path, ...], work_dir: Path, claims: tuple[str, ...]
 
     named = tuple(_claim(text) for text in claims)
     sys.exit(run(RunOptions(paths, work_dir, named), Console()))
+
+
+@cli.command("delete")
+@MANIFESTS
+@WORK_DIR
+def delete_command(paths: tuple[Path, ...], work_dir: Path) -> None:
+    """Forget objects of finetune run, to begin anew; results on claims stay."""
+    from finetune_cli.commands.cmd_delete import delete  # noqa: PLC0415 - starts faster
+
+    sys.exit(delete(paths, work_dir))
 
 
 @cli.command("validate")

@@ -20,9 +20,13 @@ MARKS = {
     State.WAITING: Text("·", "dim"),
     State.DONE: Text("✓", "bold green"),
     State.FAILED: Text("✗", "bold red"),
+    State.BLOCKED: Text("!", "yellow"),
     State.SUSPENDED: Text("⏸", "yellow"),
 }
-STATUS_STYLES = {State.DONE: "green", State.FAILED: "bold red", State.SUSPENDED: "yellow"}
+STATUS_STYLES = {
+    State.DONE: "green", State.FAILED: "bold red", State.BLOCKED: "yellow",
+    State.SUSPENDED: "yellow", State.RUNNING: "cyan",
+}  # fmt: skip
 HINT = "Ctrl-C writes a checkpoint and stops; the same command goes on from there"
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 32
@@ -112,7 +116,7 @@ class LiveView:
         table.add_column(no_wrap=True, min_width=10)
         table.add_column(overflow="fold")
         for row in rows:
-            style = STATUS_STYLES.get(row.state, "cyan" if row.state is State.RUNNING else "dim")
+            style = STATUS_STYLES.get(row.state, "dim")
             title = Text.assemble((f"{row.key.kind}/", "dim"), (row.key.name, "bold"))
             table.add_row(self._mark(row), title, Text(row.status, style), self._detail(row))
             losses = [loss for _, loss in sorted(self._losses[row.key].items())]

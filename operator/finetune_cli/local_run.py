@@ -12,7 +12,7 @@ from finetune_api.run_progress import Progress
 from finetune_api.storage import Location, VolumeClaim
 from finetune_cli.live_view import View
 from finetune_cli.read_manifests import Document, ManifestError, read_manifests
-from finetune_cli.run_rows import Row, State, key_of, row_of
+from finetune_cli.run_rows import Row, State, after, key_of, reference_of, row_of
 from finetune_operator.assembly import Assembly
 from finetune_operator.cluster.local_admission import AdmissionError
 from finetune_operator.cluster.local_cluster import IMAGE, LocalCluster
@@ -70,7 +70,13 @@ class LocalRun:
 
     def rows(self) -> list[Row]:
         """Return what is to be shown now."""
-        return [row_of(item, self._progress(key_of(item))) for item in self.objects()]
+        found: dict[Key, Row] = {}
+        for item in self._cluster.ours():  # what is waited for comes before what waits
+            reference = reference_of(item)
+            awaited = found[reference].state if reference in found else None
+            row = row_of(item, self._progress(key_of(item)))
+            found[row.key] = after(row, awaited)
+        return [row for key, row in found.items() if key in self._keys]
 
     async def _watch(self) -> int:
         looks = 0
@@ -89,7 +95,7 @@ class LocalRun:
     def _exit_code(self, rows: list[Row]) -> int:
         if self._interrupts:
             return INTERRUPTED
-        return int(any(row.state is State.FAILED for row in rows))
+        return int(any(row.state in (State.FAILED, State.BLOCKED) for row in rows))
 
     def _problems(self, document: Document) -> list[str]:
         try:

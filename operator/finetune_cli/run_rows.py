@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from finetune_api.names import DATASET, EXPERIMENT
+from finetune_api.names import DATASET, EXPERIMENT, EXPORT
 from finetune_api.run_progress import Progress
 from finetune_operator.observed import Key, Manifest
 
@@ -18,12 +18,13 @@ class State(Enum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    BLOCKED = "blocked"
     SUSPENDED = "suspended"
 
     @property
     def settled(self) -> bool:
         """Tell whether nothing more will happen by itself."""
-        return self in (State.DONE, State.FAILED, State.SUSPENDED)
+        return self not in (State.WAITING, State.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,27 @@ def conditions_of(item: Manifest) -> dict[str, Manifest]:
     }
 
 
+def reference_of(item: Manifest) -> Key | None:
+    """Return what an object waits for."""
+    spec, namespace = item["spec"], item["metadata"]["namespace"]
+    if item["kind"] == EXPERIMENT:
+        return Key(DATASET, namespace, spec["dataset"]["name"])
+    if item["kind"] == EXPORT:
+        return Key(EXPERIMENT, namespace, spec["source"]["experiment"]["name"])
+    return None
+
+
+def after(row: Row, awaited: State | None) -> Row:
+    """Return the row of an object whose reference is in a state: one may wait in vain."""
+    vain = {
+        State.FAILED: State.BLOCKED, State.BLOCKED: State.BLOCKED,
+        State.SUSPENDED: State.SUSPENDED,
+    }  # fmt: skip
+    if row.state is not State.WAITING or awaited not in vain:
+        return row
+    return _with(row, state=vain[awaited])
+
+
 def row_of(item: Manifest, progress: Progress | None = None) -> Row:
     """Return what is shown of an object; `progress` is fresher than its status."""
     conditions = conditions_of(item)
@@ -70,7 +92,7 @@ def row_of(item: Manifest, progress: Progress | None = None) -> Row:
         key=key_of(item),
         state=_state(conditions),
         status=ready.get("reason", "Accepted"),
-        message=ready.get("message", ""),
+        message=ready.get("message", "").removeprefix(f"{ready.get('reason')}: "),
     )
     if row.state is State.DONE:
         return _with(row, percentage=100, message=_result(item) or row.message)
@@ -104,7 +126,7 @@ def _state(conditions: dict[str, Manifest]) -> State:
     if holds("Suspended"):
         return State.SUSPENDED
     if awaited.get("reason") == "DependencyFailed":
-        return State.FAILED
+        return State.BLOCKED
     return State.WAITING if awaited.get("status") == "False" else State.RUNNING
 
 

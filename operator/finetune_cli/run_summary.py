@@ -106,28 +106,19 @@ class Summary:
         return _section(item, lines)
 
     def _failure(self, item: Manifest) -> RenderableType:
-        conditions = conditions_of(item)
-        worst = next(
-            (
-                conditions[name]
-                for name in ("Failed", "Stalled", "DependenciesReady", "Ready")
-                if conditions.get(name, {}).get("status")
-                == ("False" if name[0] in "DR" else "True")
-            ),
-            {},
-        )
-        reason = worst.get("reason", "")
+        failure = _worst(conditions_of(item))
+        reason, message = failure.get("reason", ""), failure.get("message", "")
+        findings = item.get("status", {}).get("findings", [])[:MOST_FINDINGS]
+        told = [Text(found.get("message", ""), overflow="fold") for found in findings]
         lines: list[RenderableType] = [
-            Text.assemble((reason, "bold red"), f": {worst.get('message', '')}")
-        ]
-        lines += [
-            Text(f"  {finding.get('message', '')}", "dim")
-            for finding in item.get("status", {}).get("findings", [])[:MOST_FINDINGS]
+            Text.assemble((reason, "bold red")),
+            *(told or [Text(message.removeprefix(f"{reason}: "))]),
         ]
         if reason in FAILURE_REASONS:
             lines.append(Text.assemble(("what to do: ", "bold"), FAILURE_REASONS[reason][1]))
+        lines.append(Text())
         lines += [_place("log", path) for path in self._logs(item)[-1:]]
-        lines += self._places(item)
+        lines += self._places(item)[1:]
         return _section(item, lines, "red")
 
     def _places(self, item: Manifest) -> list[RenderableType]:
@@ -175,7 +166,7 @@ class Summary:
             if pod["metadata"]["labels"][JOB_NAME] in jobs
         ]  # fmt: skip
         logs = [self.cluster.jobs.log_file(pod["metadata"]["name"]) for pod in pods]
-        return [str(log) for log in sorted(logs) if log.exists()]
+        return [_from_here(log) for log in sorted(logs) if log.exists()]
 
     def _next_steps(self, finished: Sequence[Manifest]) -> RenderableType:
         steps = []
@@ -190,6 +181,16 @@ class Summary:
         steps.append("apply the same manifests to a cluster: kubectl apply -f …")
         lines = [Text.assemble(("→ ", "cyan"), step) for step in steps]
         return Panel(Group(*lines), title="What next", title_align="left", border_style="cyan")
+
+
+def _worst(conditions: dict[str, Manifest]) -> Manifest:
+    """Return the condition that says why an object failed."""
+    bad = {"Failed": "True", "Stalled": "True", "DependenciesReady": "False", "Ready": "False"}
+    return next(
+        (conditions[name] for name, status in bad.items()
+         if conditions.get(name, {}).get("status") == status),
+        {},
+    )  # fmt: skip
 
 
 def _section(item: Manifest, lines: list[RenderableType], style: str = "green") -> RenderableType:

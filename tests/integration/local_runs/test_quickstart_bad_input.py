@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_story import dataset, experiment
+from local_story import dataset, experiment, export
 
 
 def jobs(story):
@@ -11,7 +11,7 @@ def jobs(story):
 
 async def test_broken_records_stop_before_any_training_process(story, inputs):
     (inputs / "broken.jsonl").write_text('{"instruction": "a", "output": ""}\n' * 5)
-    story.add(dataset("broken.jsonl"), experiment())
+    story.add(dataset("broken.jsonl"), experiment(), export())
     assert await story.run() == 1
     failed = story.condition("Dataset", "Stalled")
     assert (failed["status"], failed["reason"]) == ("True", "InvalidData")

@@ -6,6 +6,8 @@ from click.testing import CliRunner
 
 from finetune_cli.app import cli
 from finetune_cli.commands.cmd_run import link_claims
+from finetune_cli.read_manifests import read_manifests
+from finetune_operator.cluster.local_cluster import LocalCluster
 
 BAD = """
 apiVersion: finetune.dev/v1alpha1
@@ -59,3 +61,21 @@ def test_the_help_names_the_commands_and_the_kinds():
     text = CliRunner().invoke(cli, ["--help"]).output
     for word in ("run", "validate", "Dataset", "FineTuneExperiment", "ModelExport"):
         assert word in text
+
+
+GOOD = """
+apiVersion: finetune.dev/v1alpha1
+kind: Dataset
+metadata: {name: one}
+spec: {sources: [{format: CSV, inline: {data: "a"}}]}
+"""
+
+
+def test_deleted_objects_are_gone_and_what_was_not_there_is_said(tmp_path):
+    manifest, work_dir = tmp_path / "good.yaml", tmp_path / "work"
+    manifest.write_text(GOOD)
+    LocalCluster(work_dir).submit(read_manifests([manifest])[0].manifest)
+    command = ["delete", "-f", str(manifest), "--work-dir", str(work_dir)]
+    said = [CliRunner().invoke(cli, command).output for _ in range(2)]
+    assert said == ["Dataset/one: deleted\n", "Dataset/one: not found\n"]
+    assert LocalCluster(work_dir).ours() == []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.run_progress import Progress
-from finetune_cli.run_rows import State, perplexity, row_of
+from finetune_cli.run_rows import State, after, perplexity, reference_of, row_of
+from finetune_operator.observed import Key
 
 
 def experiment(*conditions, generation=1, **status):
@@ -36,7 +37,7 @@ def condition(kind, status="True", reason="AsExpected", message=""):
         ),
         pytest.param(
             [condition("DependenciesReady", "False", "DependencyFailed")],
-            State.FAILED,
+            State.BLOCKED,
             id="a reference can never become ready",
         ),
     ],
@@ -68,3 +69,28 @@ def test_perplexity_is_that_of_the_start_and_of_the_checkpoint_that_is_the_resul
     item = experiment(condition("Complete"), metrics=metrics, result={"step": 100})
     assert perplexity(item) == (90.0, 12.0)
     assert row_of(item).message == "validation perplexity 90.0 → 12.0"
+
+
+@pytest.mark.parametrize(
+    ("awaited", "state"),
+    [
+        pytest.param(State.RUNNING, State.WAITING, id="still working"),
+        pytest.param(State.FAILED, State.BLOCKED, id="failed"),
+        pytest.param(State.BLOCKED, State.BLOCKED, id="itself blocked"),
+        pytest.param(State.SUSPENDED, State.SUSPENDED, id="suspended"),
+        pytest.param(None, State.WAITING, id="not there yet"),
+    ],
+)
+def test_what_waits_for_something_that_never_comes_is_not_waited_for(awaited, state):
+    waiting = row_of(experiment(condition("DependenciesReady", "False", "DependencyNotReady")))
+    assert after(waiting, awaited).state is state
+
+
+def test_an_experiment_waits_for_its_dataset_in_its_own_namespace():
+    item = {**experiment(), "spec": {"dataset": {"name": "rows"}}}
+    assert reference_of(item) == Key("Dataset", "default", "rows")
+
+
+def test_a_reason_that_the_message_repeats_is_shown_once():
+    failed = condition("Ready", "False", "InvalidData", "InvalidData: column a is empty")
+    assert row_of(experiment(failed)).message == "column a is empty"
