@@ -17,7 +17,12 @@ from pydantic import ValidationError
 from finetune_api import names
 from finetune_api.run_config import CONFIGS, RunConfig
 from finetune_api.run_outcome import FailureClass, Outcome
-from finetune_trainer.errors import CheckpointedExit, ConfigurationError, DataError
+from finetune_trainer.errors import (
+    CheckpointedExit,
+    ConfigurationError,
+    DataError,
+    TrainerError,
+)
 from finetune_trainer.last_word import outcome_of, write_last_word
 from finetune_trainer.progress_port import Answers, progress_port
 from finetune_trainer.stage_report import StageReporter
@@ -58,9 +63,15 @@ def run_verb(verb: str, run: Run) -> int:
             {"class": FailureClass.COMPLETED, _field(verb): summary}, strict=False
         )
     except Exception as error:
-        log.exception("%s failed", verb)
+        log_failure(f"{verb} failed", error)
         outcome = _with_summary(outcome_of(error), verb, error)
     return write_last_word(_with_findings(outcome, report))
+
+
+def log_failure(what: str, error: Exception) -> None:
+    """Log a failure with its stack, unless it was raised on purpose: the last word tells those."""
+    if not isinstance(error, TrainerError):
+        log.error("%s", what, exc_info=error)
 
 
 def _field(verb: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -11,12 +12,16 @@ from finetune_api import names
 from finetune_api.run_outcome import EXIT_CODES, FailureClass, Outcome
 from finetune_trainer.errors import TrainerError
 
+log = logging.getLogger("finetune_trainer")
+
 
 def write_last_word(outcome: Outcome) -> int:
     """Write the termination message and return the exit code of its class.
 
     The file is the kubelet's, not a result: it is overwritten, and a pod without one ends well.
     """
+    said = " ".join(filter(None, (outcome.reason, outcome.message, outcome.remedy)))
+    log.info("%s%s", outcome.failure_class.value, f": {said}" if said else "")
     path = Path(os.environ.get(names.TERMINATION_LOG_ENV, names.TERMINATION_LOG))
     with suppress(OSError):
         path.write_bytes(outcome.encoded())

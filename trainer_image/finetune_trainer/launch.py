@@ -17,7 +17,7 @@ from finetune_api.run_outcome import FailureClass, Outcome
 from finetune_api.run_progress import Progress
 from finetune_trainer.base_model import local_model_folder
 from finetune_trainer.cores import available_cores
-from finetune_trainer.entry_point import read_config
+from finetune_trainer.entry_point import log_failure, read_config
 from finetune_trainer.errors import CheckpointedExit
 from finetune_trainer.first_cause import first_cause, out_of_memory_kills, outcome_of_exit
 from finetune_trainer.last_word import outcome_of, write_last_word
@@ -164,7 +164,7 @@ def launch() -> int:
                 pod.start()
                 outcome = pod.outcome()
     except Exception as error:  # the one place where classes become exit codes
-        log.exception("launch failed")
+        log_failure("launch failed", error)
         outcome = outcome_of(error)
     return write_last_word(outcome)
 

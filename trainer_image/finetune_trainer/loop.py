@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from finetune_trainer.run_record import RunRecord
 from finetune_trainer.saver import Saver
 from finetune_trainer.token_cache import TokenCache
 from finetune_trainer.watchdog import Heartbeat
+
+log = logging.getLogger("finetune_trainer")
 
 MOST_STEPS_UNREAD = 10
 STOP, SAVE = "stop", "save"
@@ -191,6 +194,8 @@ class Loop:
             run.record.add_values(done, one.loss, rate=rate, norm=one.norm, point=point)
             if run.board is not None:
                 run.board.values(loss=one.loss, gradient_norm=one.norm, learning_rate=rate)
+                if point:
+                    run.board.log(f"step {done}/{run.total}")
 
     def _show_saves(self) -> None:
         run = self._run
@@ -219,3 +224,5 @@ def _show_evaluation(board: Board, record: RunRecord, values: dict[str, float], 
     for name, value in values.items():
         board.gauge("train_evaluation", value, metric=name)
     board.set(metrics=values, metrics_step=record.step, metrics_rows=rows, best=record.best())
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    log.info("step %d evaluated on %d rows  %s", record.step, rows, shown)

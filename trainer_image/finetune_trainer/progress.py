@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from finetune_api.run_progress import Progress
 from finetune_trainer.plan import Step
 from finetune_trainer.run_record import RunRecord
+
+log = logging.getLogger("finetune_trainer")
 
 STEP_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 WINDOW_STEPS = 50
@@ -85,6 +88,12 @@ class Board:
             if values.get(field) is not None:
                 self.gauge(name, values[field])
 
+    def log(self, what: str) -> None:
+        """Write one line for people: what was done, then the values shown last."""
+        known = [(text, self._values.get(field)) for field, text in LOGGED.items()]
+        shown = [text.format(value) for text, value in known if value is not None]
+        log.info("%s", "  ".join([what, *shown]))
+
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge `finetune_<name>`."""
         self._one(Gauge, name, labels).set(value)
@@ -123,6 +132,13 @@ class Board:
         return self._series[name].labels(**every)
 
 
+LOGGED = {
+    "loss": "loss {:.4f}",
+    "learning_rate": "rate {:.3g}",
+    "gradient_norm": "norm {:.3g}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "eta_seconds": "{:.0f} s to go",
+}
 GAUGES = {
     "epoch": "train_epoch",
     "loss": "train_loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +12,8 @@ from finetune_api.status_parts import WarningStatus
 
 if TYPE_CHECKING:
     from finetune_api.run_config import Identity
+
+log = logging.getLogger("finetune_trainer")
 
 ArtifactKind = Literal["snapshot", "prepared", "checkpoint", "export", "report"]
 
@@ -28,6 +31,8 @@ class StageReporter:
     def stage(self, name: str, done: float = 0.0) -> None:
         """Enter a stage (`Fetching`, `Validating`, …) with the share 0…1 of the job done so far."""
         with self._lock:
+            if name != self._phase:
+                log.info("%s", name)
             self._phase, self._percentage = name, _percent(done)
 
     def progress(self, done: float) -> None:

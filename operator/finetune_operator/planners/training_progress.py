@@ -115,17 +115,21 @@ def _progress(
         step=told.step,
         total_steps=told.total_steps,
         estimated_remaining_seconds=remaining,
-        epoch=told.epoch,
-        loss=told.loss,
+        epoch=_rounded(told.epoch, 3),
+        loss=_rounded(told.loss, 4),
         learning_rate=told.learning_rate,
-        grad_norm=told.gradient_norm,
-        tokens_per_second=told.tokens_per_second,
+        grad_norm=_rounded(told.gradient_norm, 4),
+        tokens_per_second=_rounded(told.tokens_per_second, 1),
         eta=None if remaining is None else duration(remaining),
         stage=told.phase,
     )
     if known and known.model_copy(update={"update_time": None}) == fresh:
         return known
     return fresh.model_copy(update={"update_time": now.replace(microsecond=0)})
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def duration(seconds: int) -> str:

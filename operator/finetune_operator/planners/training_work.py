@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.conditions import CHECKPOINT_AVAILABLE, DEPENDENCIES_READY, PLANNED
-from finetune_api.finetune_experiment import Checkpoints, PodCounts, Result
+from finetune_api.finetune_experiment import Checkpoints, ExperimentProgress, PodCounts, Result
 from finetune_api.names import EXPERIMENT, attempt_job, storage_prefix
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome
@@ -204,9 +204,12 @@ def _available(checkpoints: Checkpoints) -> Verdict:
     return Verdict("True", "Quarantined", message)
 
 
-def _finished(observed: Observed, step: int) -> Any:
-    progress = experiment_of(observed).status.progress
-    if progress is None:
-        return None
-    done = {"percentage": 100, "step": max(step, progress.step), "stage": "Completed"}
+def _finished(observed: Observed, step: int) -> ExperimentProgress:
+    """Return the progress of a finished run, also of one too short to have been asked."""
+    status = experiment_of(observed).status
+    progress, plan = status.progress or ExperimentProgress(), status.plan
+    total = plan.total_steps if plan else progress.total_steps
+    done = {"percentage": 100, "step": step, "total_steps": total, "stage": "Completed"}
+    if plan and step == total:
+        done["epoch"] = round(total / plan.steps_per_epoch, 3)
     return progress.model_copy(update=done | {"eta": None, "estimated_remaining_seconds": None})
