@@ -147,4 +147,3 @@ def _last_word(root: PodRoot) -> bytes:
         return root.termination_log.read_bytes()
     except OSError:
         return b""
-
