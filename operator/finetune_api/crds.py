@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from finetune_api.dataset import Dataset, DatasetSpec, DatasetStatus
-from finetune_api.finetune_experiment import (
-    ExperimentSpec,
-    ExperimentStatus,
-    FineTuneExperiment,
-)
+from finetune_api.dataset import Dataset, DatasetSpec
+from finetune_api.dataset_status import DatasetStatus
+from finetune_api.experiment_status import ExperimentStatus
+from finetune_api.finetune_experiment import ExperimentSpec, FineTuneExperiment
 from finetune_api.meta import ApiModel
 from finetune_api.model_export import ExportSpec, ExportStatus, ModelExport
 from finetune_api.names import (

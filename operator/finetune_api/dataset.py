@@ -9,39 +9,11 @@ from pydantic import Field, StringConstraints
 
 from finetune_api.dataset_sources import Source
 from finetune_api.dataset_status import (
-    ColumnStatus,
-    DatasetProgress,
     DatasetStatus,
-    Finding,
-    Lengths,
-    RecordCounts,
-    SourceStatus,
 )
 from finetune_api.meta import ApiModel, Column, ObjectMeta, Quantity, Rule
 from finetune_api.run_policy import Compute, RunPolicy, Scheduling
 from finetune_api.storage import Hub, Storage
-
-__all__ = [
-    "Checks",
-    "ColumnStatus",
-    "Columns",
-    "Dataset",
-    "DatasetProgress",
-    "DatasetSpec",
-    "DatasetStatus",
-    "Finding",
-    "Layout",
-    "Lengths",
-    "LenientPolicy",
-    "Limits",
-    "Policy",
-    "RecordCounts",
-    "RecordType",
-    "Role",
-    "SourceStatus",
-    "SplitShares",
-    "Statistics",
-]
 
 
 class RecordType(StrEnum):

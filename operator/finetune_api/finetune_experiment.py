@@ -5,19 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from finetune_api.experiment_status import (
-    BestStatus,
-    Checkpoints,
-    CheckpointStatus,
-    DatasetPin,
-    ExperimentProgress,
     ExperimentStatus,
-    MetricStatus,
-    ModelStatus,
-    PlanStatus,
-    PodCounts,
-    PreparationStatus,
-    Result,
-    Truncation,
 )
 from finetune_api.meta import ApiModel, ObjectMeta, Rule
 from finetune_api.run_policy import Scheduling, TrainingCompute, TrainingRunPolicy
@@ -35,24 +23,6 @@ from finetune_api.training_settings import (
     Tracking,
     Training,
 )
-
-__all__ = [
-    "BestStatus",
-    "CheckpointStatus",
-    "Checkpoints",
-    "DatasetPin",
-    "ExperimentProgress",
-    "ExperimentSpec",
-    "ExperimentStatus",
-    "FineTuneExperiment",
-    "MetricStatus",
-    "ModelStatus",
-    "PlanStatus",
-    "PodCounts",
-    "PreparationStatus",
-    "Result",
-    "Truncation",
-]
 
 
 class ExperimentSpec(ApiModel):

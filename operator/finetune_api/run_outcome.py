@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from finetune_api.dataset import ColumnStatus, Finding, Lengths, RecordCounts, SourceStatus
-from finetune_api.finetune_experiment import (
+from finetune_api.dataset_status import ColumnStatus, Finding, Lengths, RecordCounts, SourceStatus
+from finetune_api.experiment_status import (
     DatasetPin,
     MetricStatus,
     ModelStatus,

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from finetune_api.dataset import Columns, ColumnStatus, DatasetSpec, Layout, RecordType
+from finetune_api.dataset import Columns, DatasetSpec, Layout, RecordType
+from finetune_api.dataset_status import ColumnStatus
 from finetune_trainer.findings import Problem, shortened
 
 MESSAGES, SYSTEM, PROMPT, ANSWER, DOCUMENT = "messages", "system", "prompt", "answer", "text"

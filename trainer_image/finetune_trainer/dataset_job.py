@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.dataset import RecordCounts, RecordType
+from finetune_api.dataset import RecordType
+from finetune_api.dataset_status import RecordCounts
 from finetune_api.run_outcome import DatasetSummary
 from finetune_trainer.byte_size import byte_size
 from finetune_trainer.dataset_records import Reading, SourceReader

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from finetune_api.dataset import ColumnStatus, DatasetSpec, SourceStatus
+from finetune_api.dataset import DatasetSpec
 from finetune_api.dataset_sources import Csv, Format, Source
+from finetune_api.dataset_status import ColumnStatus, SourceStatus
 from finetune_trainer.byte_size import byte_size
 from finetune_trainer.column_mapping import Mapping, column_mapping, missing_column
 from finetune_trainer.findings import Findings, Problem

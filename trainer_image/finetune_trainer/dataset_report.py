@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from finetune_api.dataset import Finding, RecordCounts
+from finetune_api.dataset_status import Finding, RecordCounts
 from finetune_trainer.byte_size import shown_size
 from finetune_trainer.dataset_records import Reading
 from finetune_trainer.dataset_statistics import Histogram, Statistics

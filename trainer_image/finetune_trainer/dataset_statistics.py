@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from finetune_api.dataset import Lengths
+from finetune_api.dataset_status import Lengths
 from finetune_trainer.record import Record
 
 BINS, FEWEST_BINS = 24, 10

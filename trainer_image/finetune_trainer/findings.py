@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from finetune_api.dataset import Checks, Finding
+from finetune_api.dataset import Checks
+from finetune_api.dataset_status import Finding
 
 Severity = Literal["Error", "Policy", "Notice"]
 

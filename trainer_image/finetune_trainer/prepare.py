@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.finetune_experiment import DatasetPin, ModelStatus, Truncation
+from finetune_api.experiment_status import DatasetPin, ModelStatus, Truncation
 from finetune_api.run_outcome import PreparationSummary
 from finetune_api.training_settings import TrainOnTurns
 from finetune_trainer.base_model import local_model_folder, model_place, resolved_commit

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from finetune_api.finetune_experiment import ExperimentSpec, PlanStatus
+from finetune_api.experiment_status import PlanStatus
+from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.training_settings import AdapterType, Dtype
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.plan import Plan, PlanSettings

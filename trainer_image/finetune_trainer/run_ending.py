@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from finetune_api.finetune_experiment import MetricStatus
+from finetune_api.experiment_status import MetricStatus
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome, TrainingSummary
 from finetune_api.training_settings import AdapterType, ResultChoice

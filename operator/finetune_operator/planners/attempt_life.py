@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from finetune_api.finetune_experiment import CheckpointStatus, ExperimentStatus
+from finetune_api.experiment_status import CheckpointStatus, ExperimentStatus
 from finetune_operator.observed import ChildRef, Event, Plan
 from finetune_operator.planners.answer import Answer, planned
 from finetune_operator.planners.attempt_end import completed, failed, last_word, resting, stopped

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finetune_api.finetune_experiment import FineTuneExperiment, MetricStatus
+from finetune_api.experiment_status import MetricStatus
+from finetune_api.finetune_experiment import FineTuneExperiment
 from finetune_api.model_export import CheckpointChoice, ModelExport
 from finetune_api.names import EXPORT, storage_prefix
 from finetune_api.run_config import ExportJobConfig

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.conditions import FAILURE_REASONS, SOURCE_RESOLVED, VALIDATED
-from finetune_api.dataset import Dataset, DatasetProgress
+from finetune_api.dataset import Dataset
+from finetune_api.dataset_status import DatasetProgress
 from finetune_api.names import dataset_job
 from finetune_api.run_outcome import DatasetSummary, FailureClass, Outcome
 from finetune_operator.checks import names_are_free, results_have_a_place

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api.conditions import CHECKPOINT_AVAILABLE, DEPENDENCIES_READY, PLANNED
 from finetune_api.dataset import Dataset
-from finetune_api.finetune_experiment import DatasetPin, PreparationStatus
+from finetune_api.experiment_status import DatasetPin, PreparationStatus
 from finetune_api.names import DATASET, preparation_job
 from finetune_api.run_config import SnapshotRef
 from finetune_api.run_outcome import FailureClass, Outcome

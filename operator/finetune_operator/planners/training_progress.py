@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from finetune_api.finetune_experiment import (
+from finetune_api.experiment_status import (
     BestStatus,
     Checkpoints,
     CheckpointStatus,
