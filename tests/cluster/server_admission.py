@@ -71,7 +71,8 @@ class AdmissionServer:
     def defined(self, definition: dict[str, Any]) -> bool:
         """Tell whether a CRD is served."""
         answer = self._ask("GET", f"{_CRDS}/{definition['metadata']['name']}", None)
-        conditions = (answer.stored or {}).get("status", {}).get("conditions", [])
+        # A definition just created has `conditions: null`.
+        conditions = (answer.stored or {}).get("status", {}).get("conditions") or []
         return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
     def forget(self, definition: dict[str, Any]) -> None:
