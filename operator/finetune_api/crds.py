@@ -103,12 +103,12 @@ SERVED_KINDS: dict[str, ServedKind] = {
         ),
         selectable=(".spec.problemType", ".spec.dataset.name", ".spec.model.name"),
         result=(
-            ("problemType", "model", "dataset", "tokenizer", "prompt"),
-            ("adapter", "training"),
+            ("problemType", "mode", "preset", "model", "dataset", "tokenizer", "prompt"),
+            ("adapter", "training", "augmentation"),
             ("evaluation", "generation"),
             ("hub", "storage"),
         ),
-        place=("compute", "scheduling", "checkpoint", "tracking"),
+        place=("compute", "deepspeed", "fsdp", "scheduling", "checkpoint", "tracking"),
     ),
     EXPORT: ServedKind(
         model=ModelExport,

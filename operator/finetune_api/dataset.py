@@ -30,6 +30,7 @@ class Layout(StrEnum):
     AUTO = "Auto"
     MESSAGES = "Messages"
     COLUMNS = "Columns"
+    PARENT_CHAIN = "ParentChain"
     PLAIN_TEXT = "PlainText"
 
 
@@ -57,6 +58,11 @@ class Columns(ApiModel):
     """answer is the column with the answer."""
     text: Column | None = None
     """text is the column with the document."""
+    id: str | None = Field(default=None, max_length=256)
+    """id is the column with the row's id; "" = none although one would be detected."""
+    parent_id: str | None = Field(default=None, max_length=256)
+    """parentId is the column with the id of the turn before; "" = none although one would be
+    detected."""
 
 
 class SplitShares(ApiModel):
@@ -113,6 +119,8 @@ class Checks(ApiModel):
     """noAnswerTurn: a conversation without an assistant turn."""
     turn_order: LenientPolicy | None = None
     """turnOrder: roles out of order; Accept keeps the record."""
+    unknown_parent: LenientPolicy | None = None
+    """unknownParent: a parent id without a row; Accept makes the row a root."""
     row_too_large: Policy | None = None
     """rowTooLarge: a record above maxRowSize."""
     duplicates: LenientPolicy = LenientPolicy.ACCEPT
@@ -189,6 +197,11 @@ class DatasetSpec(ApiModel):
             "self.layout != 'Columns' || !has(self.columns) || (!has(self.columns.messages) "
             "&& !has(self.columns.text))",
             "layout Columns reads prompt and answer; remove messages and text",
+        ),
+        Rule(
+            "self.layout != 'ParentChain' || !has(self.columns) || (!has(self.columns.messages) "
+            "&& !has(self.columns.text))",
+            "layout ParentChain reads id, parentId, prompt and answer; remove messages and text",
         ),
         Rule(
             "self.layout != 'PlainText' || self.recordType in ['Auto', 'Text']",

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from finetune_api.experiment_status import (
-    ExperimentStatus,
-)
+from pydantic import Field
+
+from finetune_api.experiment_status import ExperimentStatus
 from finetune_api.meta import ApiModel, ObjectMeta, Rule
 from finetune_api.run_policy import Scheduling, TrainingCompute, TrainingRunPolicy
 from finetune_api.storage import Hub, Storage
+from finetune_api.strategy_settings import FSDP, DeepSpeed
 from finetune_api.training_settings import (
     Adapter,
+    Augmentation,
     Checkpoint,
     Evaluation,
     ExperimentDataset,
     Generation,
+    Mode,
     Model,
+    Preset,
     ProblemType,
     Prompt,
     Tokenizer,
@@ -24,14 +28,22 @@ from finetune_api.training_settings import (
     Training,
 )
 
+_QUANTISED = "(has(self.model.quantization) && self.model.quantization != 'None')"
+_SHARDED = "self.compute.strategy in ['FSDP','ZeRO2','ZeRO3']"
+
 
 class ExperimentSpec(ApiModel):
     """What is to be trained."""
 
     problem_type: ProblemType = ProblemType.CAUSAL_LM
-    """problemType is what is learned."""
+    """problemType is what is learned: CausalLM from conversations, Pretraining from documents."""
+    mode: Mode = Mode.TRAIN
+    """mode Evaluate measures the starting weights and trains nothing; training and adapter keep
+    their defaults."""
+    preset: Preset = Preset.BALANCED
+    """preset gives values to what is left open; a given value always wins."""
     model: Model
-    """model is the starting weights; exactly one of name, volumeClaim, s3."""
+    """model is the starting weights."""
     dataset: ExperimentDataset
     """dataset is the data of the run."""
     tokenizer: Tokenizer = Tokenizer()
@@ -42,6 +54,8 @@ class ExperimentSpec(ApiModel):
     """adapter is low-rank training."""
     training: Training = Training()
     """training is optimisation."""
+    augmentation: Augmentation | None = None
+    """augmentation changes training samples."""
     evaluation: Evaluation = Evaluation()
     """evaluation runs on the validation split, always once more at the end."""
     generation: Generation = Generation()
@@ -56,12 +70,101 @@ class ExperimentSpec(ApiModel):
     """storage is where results are written; absent = operator's default."""
     compute: TrainingCompute = TrainingCompute()
     """compute is pods, GPUs and processes of an attempt."""
+    deepspeed: DeepSpeed | None = Field(default=None)
+    """deepspeed holds settings of strategies ZeRO2 and ZeRO3."""
+    fsdp: FSDP | None = Field(default=None)
+    """fsdp holds settings of strategy FSDP."""
     scheduling: Scheduling = Scheduling()
     """scheduling is where pods are placed."""
     run_policy: TrainingRunPolicy = TrainingRunPolicy()
     """runPolicy holds suspension and retries."""
 
-    rules: ClassVar[tuple[Rule, ...]] = ()
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"self.mode != 'Train' || self.adapter.type != 'None' || !{_QUANTISED}",
+            "quantised weights cannot be trained in full; choose an adapter or quantization None",
+        ),
+        Rule(
+            f"self.compute.strategy != 'ZeRO3' || !{_QUANTISED}",
+            "ZeRO3 cannot shard a quantised base; use strategy FSDP or DDP",
+        ),
+        Rule(
+            "self.compute.strategy != 'FSDP' || !has(self.model.quantization) "
+            "|| self.model.quantization != 'Int8'",
+            "FSDP cannot shard an 8-bit base; use NF4, or strategy DDP",
+        ),
+        Rule(
+            "!has(self.deepspeed) || self.compute.strategy in ['ZeRO2','ZeRO3']",
+            "deepspeed acts with strategy ZeRO2 or ZeRO3 only",
+        ),
+        Rule(
+            "!has(self.fsdp) || self.compute.strategy == 'FSDP'",
+            "fsdp acts with strategy FSDP only",
+        ),
+        Rule(
+            "!has(self.deepspeed) || (self.compute.strategy == 'ZeRO3' ? "
+            "!has(self.deepspeed.allgatherBucketSize) : "
+            "(self.deepspeed.offloadParameters == 'None' "
+            "&& !has(self.deepspeed.stage3PrefetchBucketSize) "
+            "&& !has(self.deepspeed.stage3ParamPersistenceThreshold) "
+            "&& !has(self.deepspeed.stage3MaxLiveParameters) "
+            "&& !has(self.deepspeed.stage3MaxReuseDistance)))",
+            "allgatherBucketSize is for ZeRO2; stage3 fields and offloadParameters are for ZeRO3",
+        ),
+        Rule(
+            f"!({_SHARDED}) || self.compute.nodes * (self.compute.gpusPerNode > 0 ? "
+            "self.compute.gpusPerNode : (has(self.compute.processesPerNode) ? "
+            "self.compute.processesPerNode : 1)) != 1 "
+            "|| (has(self.deepspeed) && self.deepspeed.offloadOptimizer != 'None') "
+            "|| (has(self.fsdp) && self.fsdp.offload != 'None')",
+            "sharding on a single rank does nothing without offload; use strategy Auto",
+        ),
+        Rule(
+            "self.compute.strategy in ['Auto','DDP'] || !self.compute.findUnusedParameters",
+            "findUnusedParameters acts with DDP only",
+        ),
+        Rule(
+            "!has(self.augmentation) || self.mode == 'Train'",
+            "augmentation acts when training only",
+        ),
+        Rule(
+            "!has(self.augmentation) || self.problemType != 'Pretraining' || "
+            "(self.augmentation.skipParentProbability == 0.0 "
+            "&& self.augmentation.randomParentProbability == 0.0)",
+            "documents have no earlier turns; remove the parent augmentations",
+        ),
+        Rule(
+            "self.mode == 'Train' ? !has(self.dataset.evaluateSplit) : (!has(self.deepspeed) "
+            "&& !has(self.fsdp) && !self.dataset.includeValidation)",
+            "evaluateSplit is for mode Evaluate; deepspeed, fsdp and includeValidation are for "
+            "Train",
+        ),
+        Rule(
+            "!self.dataset.includeValidation || (self.evaluation.earlyStoppingPatience == 0 "
+            "&& self.checkpoint.result != 'Best')",
+            "validation data used for training cannot decide best or early stop",
+        ),
+        Rule(
+            "self.prompt.template == 'Markers' || !self.tokenizer.addMarkerTokens",
+            "addMarkerTokens acts with template Markers only",
+        ),
+        Rule(
+            "self.tokenizer.overflow != 'Window' || self.problemType == 'Pretraining'",
+            "windows are for Pretraining; choose Truncate, Drop or Fail",
+        ),
+        Rule(
+            "self.problemType != 'Pretraining' || self.prompt.template in ['Auto','Raw']",
+            "documents have no turns; use template Raw",
+        ),
+        Rule(
+            "!has(self.training.freeze) || self.adapter.type == 'None'",
+            "with an adapter the base is frozen anyway; use adapter.modulesToSave to train more",
+        ),
+        Rule(
+            "self.checkpoint.policy == 'Resumable' || self.training.nonFinitePolicy != 'Rollback'",
+            "Rollback needs resumable checkpoints",
+        ),
+    )
 
 
 class FineTuneExperiment(ApiModel):

@@ -103,6 +103,16 @@ class SecretRef(ApiModel):
     """key is used instead of the standard keys of its purpose."""
 
 
+class ConfigMapRef(ApiModel):
+    """A key of a ConfigMap of the same namespace."""
+
+    name: DnsName
+    """name is the ConfigMap's name."""
+
+    key: str = Field(min_length=1, max_length=253)
+    """key inside it."""
+
+
 ConditionStatus = Literal["True", "False", "Unknown"]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from finetune_api.meta import ApiModel, DnsName, Quantity, Rule
+from finetune_api.strategy_settings import Strategy
 
 
 class ImagePullPolicy(StrEnum):
@@ -119,6 +120,12 @@ class TrainingCompute(Compute):
     """processesPerNode is for CPU runs: ranks per pod; absent = 1."""
     gpu_resource_name: str = Field(default="nvidia.com/gpu", min_length=3, max_length=253)
     """gpuResourceName is the extended resource asked for; a MIG profile is named here."""
+    gpu_memory: Quantity | None = None
+    """gpuMemory is memory per GPU for the memory plan; a plan that does not fit is refused."""
+    strategy: Strategy = Strategy.AUTO
+    """strategy: Auto = DDP if weights, gradients and optimizer fit one GPU, else FSDP."""
+    find_unused_parameters: bool = False
+    """findUnusedParameters makes DDP tolerate parameters without gradient."""
     collective_timeout_seconds: int = Field(default=600, ge=10, le=86400)
     """collectiveTimeoutSeconds ends a rank whose collective takes longer with exit 40."""
     shared_memory: Quantity | None = None
