@@ -44,7 +44,8 @@ PROGRESS_REASONS: dict[str, str] = {
     "Pushing": "the artifact is copied to its targets",
     "Restarting": "an attempt ended; the next one starts from the newest verified checkpoint",
     "Suspended": "runPolicy.suspend is true; nothing runs",
-    "Completed": "the model is trained and verified",
+    "Completed": "the model is trained and verified, or evaluated",
+    "EarlyStopped": "the objective stopped improving; the model is trained and verified",
     "Ready": "the result exists and is verified",
 }
 
@@ -75,6 +76,14 @@ FAILURE_REASONS: dict[str, tuple[str, str]] = {
         "set prompt.template, or adapt the data",
     ),
     "NoMatchingParameters": ("a name pattern matches nothing", "correct adapter.targetModules"),
+    "AdapterMismatch": (
+        "an adapter of the starting weights does not fit spec.adapter",
+        "give equal adapter settings, or set model.adapterHandover Merge",
+    ),
+    "WeightsMismatch": (
+        "tensors of the starting weights are missing, unknown or of another shape",
+        "use the right model, or set model.strict false",
+    ),
     "LengthAboveContext": ("tokenizer.maxLength exceeds the model's context", "lower it"),
     "ConfigurationError": ("the trainer refused its configuration", "see message and log"),
     "InvalidData": ("data findings; the message names them", "repair as each finding says"),

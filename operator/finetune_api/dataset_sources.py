@@ -83,6 +83,9 @@ class Source(ApiModel):
     """split takes all rows of this source; absent = divided by spec.split."""
     max_rows: int | None = Field(default=None, ge=1)
     """maxRows is a seeded sample of at most this many rows."""
+    weight: float | None = Field(default=None, gt=0, le=1000)
+    """weight is the share of an epoch relative to the other weights; an epoch keeps its size and
+    repeats records only of a source that is used up; absent everywhere = every record once."""
     format: Format = Format.AUTO
     """format of the files; Auto = by extension, .gz is opened."""
     include: list[Glob] | None = Field(default=None, max_length=32)

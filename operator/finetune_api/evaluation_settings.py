@@ -140,6 +140,12 @@ class Checkpoint(ApiModel):
             "self.result != 'Best' || self.keepBest > 0",
             "result Best needs keepBest of at least 1",
         ),
+        Rule(
+            "self.policy != 'None' || (self.result != 'Best' && self.everySteps == 0 "
+            "&& !self.keepEvaluated)",
+            "policy None writes the last weights only; remove result Best, everySteps and "
+            "keepEvaluated",
+        ),
     )
 
 

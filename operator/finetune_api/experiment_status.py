@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.meta import ApiModel
+from finetune_api.model_settings import AdapterHandover, Model
 from finetune_api.status_parts import ObjectStatus
+from finetune_api.storage import Location
 
 
 class DatasetPin(ApiModel):
@@ -24,6 +26,38 @@ class DatasetPin(ApiModel):
     """train samples used."""
     validation: int = 0
     """validation samples used."""
+    test: int = 0
+    """test samples used."""
+
+
+class Ancestor(ApiModel):
+    """A checkpoint of another experiment whose weights a run starts from."""
+
+    experiment: str = Field(max_length=253)
+    """experiment is its name."""
+    uid: str = Field(max_length=63)
+    """uid of that experiment."""
+    step: int
+    """step the checkpoint holds."""
+    uri: str = Field(max_length=256)
+    """uri of the checkpoint."""
+    digest: str = Field(max_length=71)
+    """digest of its manifest."""
+    kind: Literal["Adapter", "Model"]
+    """kind of its weights."""
+    handover: AdapterHandover
+    """handover of an adapter."""
+    location: Location
+    """location it is read from."""
+
+
+class Start(ApiModel):
+    """Where the first weights come from: a base model, then checkpoints, the eldest first."""
+
+    base: Model
+    """base is the model below all checkpoints."""
+    ancestors: list[Ancestor] = Field(default_factory=list, max_length=8)
+    """ancestors are the checkpoints put onto it."""
 
 
 class ModelStatus(ApiModel):
@@ -80,6 +114,12 @@ class PlanStatus(ApiModel):
     """alpha of the adapter."""
     digest: str = Field(default="", max_length=71)
     """digest of everything that defines the trajectory."""
+    global_batch_tokens: int | None = None
+    """globalBatchTokens per step where a step is counted in tokens."""
+    mask_token: int | None = None
+    """maskToken is the id that stands for masked tokens."""
+    validation_seen: bool = False
+    """validationSeen: validation records are trained on too."""
 
 
 class PreparationStatus(ApiModel):
@@ -234,6 +274,12 @@ class ExperimentStatus(ObjectStatus):
     """preparation of this revision."""
     dataset: DatasetPin | None = None
     """dataset is the pinned snapshot."""
+    validation_dataset: DatasetPin | None = None
+    """validationDataset is the pinned snapshot of dataset.validationName."""
+    test_dataset: DatasetPin | None = None
+    """testDataset is the pinned snapshot of dataset.testName."""
+    start: Start | None = None
+    """start is the pinned origin of model.fromExperiment."""
     model: ModelStatus | None = None
     """model is the resolved starting weights."""
     plan: PlanStatus | None = None

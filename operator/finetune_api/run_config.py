@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.dataset import DatasetSpec
-from finetune_api.experiment_status import DatasetPin, ModelStatus, PlanStatus
+from finetune_api.experiment_status import DatasetPin, ModelStatus, PlanStatus, Start
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.meta import ConfigModel
 from finetune_api.model_export import ExportSpec
@@ -67,6 +67,12 @@ class PreparationConfig(ConfigModel):
     identity: Identity
     spec: ExperimentSpec
     dataset: SnapshotRef
+    validation: SnapshotRef | None = None
+    """validation is the snapshot of dataset.validationName, all of whose splits are used."""
+    test: SnapshotRef | None = None
+    """test is the snapshot of dataset.testName, all of whose splits are used."""
+    start: Start | None = None
+    """start is the origin of model.fromExperiment; absent = spec.model itself."""
     location: Location
     prefix: str
     seed: int
@@ -83,6 +89,8 @@ class TrainingConfig(ConfigModel):
     identity: Identity
     spec: ExperimentSpec
     dataset: DatasetPin
+    start: Start | None = None
+    """start is the origin of model.fromExperiment; absent = spec.model itself."""
     model: ModelStatus
     plan: PlanStatus
     prepared_uri: str
@@ -113,6 +121,7 @@ class ExportJobConfig(ConfigModel):
     experiment_spec: ExperimentSpec
     dataset: DatasetPin
     dataset_license: str | None = None
+    start: Start | None = None
     model: ModelStatus
     plan: PlanStatus
     metrics: dict[str, float] = Field(default_factory=dict)

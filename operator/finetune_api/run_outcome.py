@@ -111,10 +111,10 @@ class PreparationSummary(ConfigModel):
 
 
 class TrainingSummary(ConfigModel):
-    """What an attempt reached."""
+    """What an attempt reached; mode Evaluate leaves no checkpoint."""
 
-    checkpoint_choice: Literal["Best", "Last"]
-    kind: Literal["Adapter", "Model"]
+    checkpoint_choice: Literal["Best", "Last"] | None = None
+    kind: Literal["Adapter", "Model"] | None = None
     reason: str = Field(default="", max_length=128)
     metrics: list[MetricStatus] = Field(default_factory=list, max_length=16)
     """metrics of the result, and of the baseline with step 0."""

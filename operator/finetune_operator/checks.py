@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from finetune_api.dataset import Dataset, RecordType
 from finetune_api.finetune_experiment import FineTuneExperiment
 from finetune_api.storage import Storage
-from finetune_api.training_settings import Model
+from finetune_api.training_settings import Model, ProblemType
 from finetune_operator.observed import Policy
 
 
@@ -34,6 +34,8 @@ def results_have_a_place(storage: Storage, policy: Policy) -> Refusal | None:
 def the_model_is_allowed(model: Model, policy: Policy) -> Refusal | None:
     """The administrator may name the models that can be used."""
     name = model_name(model)
+    if model.from_experiment:
+        return None  # its base model is checked in its place
     if not policy.models_allowed or any(
         fnmatchcase(name, pattern) for pattern in policy.models_allowed
     ):
@@ -57,14 +59,20 @@ def the_snapshot_is_the_pinned_one(
     return Refusal("DigestMismatch", message)
 
 
-def records_are_conversations(dataset: Dataset) -> Refusal | None:
-    """Causal language modelling learns answers, so there must be some."""
-    found = dataset.status.record_type
-    if found == RecordType.CONVERSATION.value:
+_RECORDS = {
+    ProblemType.CAUSAL_LM: (RecordType.CONVERSATION, "give it an answer column"),
+    ProblemType.PRETRAINING: (RecordType.TEXT, "give it recordType Text"),
+}
+
+
+def records_suit(problem_type: ProblemType, dataset: Dataset) -> Refusal | None:
+    """Each problem type learns from one type of record."""
+    found, (wanted, remedy) = dataset.status.record_type, _RECORDS[problem_type]
+    if found == wanted.value:
         return None
     message = (
-        f"Dataset {dataset.metadata.name} holds records of type {found}, problem type CausalLM "
-        f"needs {RecordType.CONVERSATION.value}; use another Dataset, or give it an answer column"
+        f"Dataset {dataset.metadata.name} holds records of type {found}, problem type "
+        f"{problem_type} needs {wanted}; use another Dataset, or {remedy}"
     )
     return Refusal("IncompatibleDataset", message)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pydantic import ValidationError
 
 from finetune_api.dataset import Dataset
-from finetune_api.finetune_experiment import FineTuneExperiment
+from finetune_api.finetune_experiment import ExperimentSpec, FineTuneExperiment
 from finetune_api.model_export import ModelExport
 from finetune_api.names import (
     DATASET,
@@ -117,7 +117,7 @@ class Gather:
     async def _references(self, key: Key, found: OurObject) -> Mapping[Key, OurObject | None]:
         wanted = references_of(key, found)
         known = {reference: await self._referenced(reference) for reference in wanted}
-        for source in list(known.values()):
+        for source in list(known.values()) if isinstance(found, ModelExport) else ():
             if isinstance(source, FineTuneExperiment):  # whose data has a license to carry on
                 dataset = Key(DATASET, key.namespace, source.spec.dataset.name)
                 known[dataset] = await self._referenced(dataset)
@@ -148,10 +148,19 @@ def references_of(key: Key, found: OurObject) -> tuple[Key, ...]:
     if is_final(found.status):
         return ()
     if isinstance(found, FineTuneExperiment) and not found.status.preparation.complete:
-        return (Key(DATASET, key.namespace, found.spec.dataset.name),)
+        return tuple(Key(kind, key.namespace, name) for kind, name in depends_on(found.spec))
     if isinstance(found, ModelExport):
         return (Key(EXPERIMENT, key.namespace, found.spec.source.experiment.name),)
     return ()
+
+
+def depends_on(spec: ExperimentSpec) -> tuple[tuple[str, str], ...]:
+    """Return kind and name of everything an experiment waits for before it is prepared."""
+    data = (spec.dataset.name, spec.dataset.validation_name, spec.dataset.test_name)
+    needed = dict.fromkeys((DATASET, name) for name in data if name)
+    if spec.model.from_experiment:
+        needed[EXPERIMENT, spec.model.from_experiment.name] = None
+    return tuple(needed)
 
 
 def next_job_name(key: Key, found: OurObject) -> str:

@@ -25,7 +25,7 @@ class IndexedJobEngine:
             config_map=name,
             compute=spec.compute,
             scheduling=spec.scheduling,
-            mounts=model_mounts(spec) | written(attempt.config.location),
+            mounts=model_mounts(spec, attempt.config.start) | written(attempt.config.location),
             scratch_size=spec.storage.scratch_size,
             grace_seconds=attempt.grace_seconds,
         )

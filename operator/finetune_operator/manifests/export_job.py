@@ -21,7 +21,7 @@ def export_job(
     mounts = (
         export_mounts(spec, config.location)
         | read(config.checkpoint_location)
-        | model_mounts(config.experiment_spec)
+        | model_mounts(config.experiment_spec, config.start)
     )
     pod = JobPod(
         verb=config.verb,

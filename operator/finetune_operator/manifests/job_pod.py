@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetune_api.meta import ConfigMapRef
 from finetune_api.names import (
     CLAIMS_DIR,
     CLAIMS_DIR_ENV,
@@ -18,6 +19,9 @@ from finetune_api.names import (
     SCRATCH_DIR_ENV,
     SECRETS_DIR,
     SECRETS_DIR_ENV,
+    TEMPLATE_DIR,
+    TEMPLATE_ENV,
+    TEMPLATE_KEY,
     TERMINATION_LOG,
     TERMINATION_LOG_ENV,
 )
@@ -28,6 +32,7 @@ from finetune_operator.observed import Manifest, Policy
 
 DEFAULT_SCRATCH = "20Gi"
 GRACE_SECONDS = 30
+_TEMPLATE_MOUNT = {"name": "template", "mountPath": TEMPLATE_DIR, "readOnly": True}
 _UID = 65532
 """The user `nonroot` of the usual minimal images; any other works as well."""
 
@@ -43,6 +48,8 @@ class JobPod:
     mounts: Mounts
     scratch_size: str | None = None
     grace_seconds: int = GRACE_SECONDS
+    template: ConfigMapRef | None = None
+    """template is a chat template of the user's own."""
 
 
 def job_pod(pod: JobPod, policy: Policy) -> Manifest:
@@ -65,6 +72,7 @@ def job_pod(pod: JobPod, policy: Policy) -> Manifest:
             {"name": "config", "configMap": {"name": pod.config_map}},
             {"name": "scratch", "emptyDir": {"sizeLimit": pod.scratch_size or DEFAULT_SCRATCH}},
             *pod.mounts.volumes(),
+            *_template_volumes(pod.template),
         ],
     }
     return spec | _placement(pod.compute, pod.scheduling)
@@ -91,7 +99,7 @@ def _container(pod: JobPod, policy: Policy) -> Manifest:
         "image": compute.image or policy.image,
         "imagePullPolicy": str(compute.image_pull_policy or policy.image_pull_policy),
         "command": ["python", "-m", "finetune_trainer", pod.verb],
-        "env": [*_environment(), *_extra_environment(compute)],
+        "env": [*_environment(pod.template), *_extra_environment(compute)],
         "ports": [{"name": METRICS_PORT_NAME, "containerPort": METRICS_PORT}],
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "File",
@@ -104,13 +112,21 @@ def _container(pod: JobPod, policy: Policy) -> Manifest:
             {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
             {"name": "scratch", "mountPath": SCRATCH_DIR},
             *pod.mounts.volume_mounts(),
+            *([_TEMPLATE_MOUNT] if pod.template else []),
         ],
     }
     asked_for = resources(compute.resources)
     return container | ({"resources": asked_for} if asked_for else {})
 
 
-def _environment() -> list[Manifest]:
+def _template_volumes(template: ConfigMapRef | None) -> list[Manifest]:
+    if template is None:
+        return []
+    items = [{"key": template.key, "path": TEMPLATE_KEY}]
+    return [{"name": "template", "configMap": {"name": template.name, "items": items}}]
+
+
+def _environment(template: ConfigMapRef | None) -> list[Manifest]:
     values = {
         CONFIG_ENV: f"{CONFIG_DIR}/{CONFIG_KEY}",
         CLAIMS_DIR_ENV: CLAIMS_DIR,
@@ -122,6 +138,8 @@ def _environment() -> list[Manifest]:
         "TMPDIR": f"{SCRATCH_DIR}/tmp",  # noqa: S108 - the pod's own scratch volume
         "HF_HOME": f"{SCRATCH_DIR}/hf",
     }
+    if template:
+        values[TEMPLATE_ENV] = f"{TEMPLATE_DIR}/{TEMPLATE_KEY}"
     return [{"name": name, "value": value} for name, value in values.items()]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from finetune_api.finetune_experiment import FineTuneExperiment
 from finetune_api.names import EXPERIMENT, preparation_job, storage_prefix
 from finetune_api.run_config import PreparationConfig, SnapshotRef
@@ -11,14 +13,30 @@ from finetune_operator.manifests.identity import drawn_seed, identity
 from finetune_operator.manifests.job_pod import JobPod, job_pod
 from finetune_operator.manifests.owned import Owner
 from finetune_operator.manifests.run_config_map import run_config_map
-from finetune_operator.manifests.storage_mounts import model_mounts, read, written
+from finetune_operator.manifests.storage_mounts import Mounts, model_mounts, read, written
 from finetune_operator.observed import Manifest, Policy
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """The data of a run; without own Datasets for them, splits of the first serve as both."""
+
+    dataset: SnapshotRef
+    validation: SnapshotRef | None = None
+    test: SnapshotRef | None = None
+
+    def mounts(self) -> Mounts:
+        """Return what reading them needs."""
+        mounts = Mounts()
+        for snapshot in (self.dataset, self.validation, self.test):
+            mounts |= read(snapshot.location) if snapshot else Mounts()
+        return mounts
 
 
 def prepare_job(
     of: Owner,
     experiment: FineTuneExperiment,
-    snapshot: SnapshotRef,
+    snapshots: Snapshots,
     location: Location,
     policy: Policy,
 ) -> list[Manifest]:
@@ -29,7 +47,10 @@ def prepare_job(
     config = PreparationConfig(
         identity=identity(of),
         spec=spec,
-        dataset=snapshot,
+        dataset=snapshots.dataset,
+        validation=snapshots.validation,
+        test=snapshots.test,
+        start=experiment.status.start,
         location=location,
         prefix=storage_prefix(EXPERIMENT, metadata.namespace, metadata.name, metadata.uid),
         seed=drawn_seed(metadata.uid, of.revision) if seed is None else seed,
@@ -40,7 +61,8 @@ def prepare_job(
         config_map=name,
         compute=spec.compute,
         scheduling=spec.scheduling,
-        mounts=model_mounts(spec) | read(snapshot.location) | written(location),
+        mounts=model_mounts(spec, config.start) | snapshots.mounts() | written(location),
         scratch_size=spec.storage.scratch_size,
+        template=spec.prompt.template_ref,
     )
     return [run_config_map(of, name, config), child_job(of, name, job_pod(pod, policy))]

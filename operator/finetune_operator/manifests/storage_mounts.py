@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetune_api.dataset import DatasetSpec
+from finetune_api.experiment_status import Start
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.meta import SecretRef
 from finetune_api.model_export import ExportSpec
@@ -84,9 +85,11 @@ def dataset_mounts(spec: DatasetSpec, location: Location) -> Mounts:
     return _all((*sources, _hub(spec.hub), written(location)))
 
 
-def model_mounts(spec: ExperimentSpec) -> Mounts:
-    """Return what loading the base model needs."""
-    return _claim(spec.model.volume_claim) | _bucket(spec.model.s3) | _hub(spec.hub)
+def model_mounts(spec: ExperimentSpec, start: Start | None) -> Mounts:
+    """Return what loading the starting weights needs."""
+    base = start.base if start else spec.model
+    ancestors = (read(ancestor.location) for ancestor in (start.ancestors if start else ()))
+    return _all((_claim(base.volume_claim), _bucket(base.s3), _hub(spec.hub), *ancestors))
 
 
 def export_mounts(spec: ExportSpec, location: Location) -> Mounts:

@@ -52,6 +52,7 @@ def export_config(
         experiment_spec=experiment.spec,
         dataset=settled(status.dataset, "status.dataset"),
         dataset_license=dataset_license,
+        start=status.start,
         model=settled(status.model, "status.model"),
         plan=settled(status.plan, "status.plan"),
         metrics=_numbers(m for m in status.metrics if m.step),

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.conditions import CHECKPOINT_AVAILABLE, DEPENDENCIES_READY, PLANNED
-from finetune_api.dataset import Dataset
-from finetune_api.experiment_status import DatasetPin, PreparationStatus
-from finetune_api.names import DATASET, preparation_job
-from finetune_api.run_config import SnapshotRef
+from finetune_api.experiment_status import PreparationStatus
+from finetune_api.names import preparation_job
 from finetune_api.run_outcome import FailureClass, Outcome
 from finetune_operator import checks
 from finetune_operator.manifests.identity import location, spec_digest
 from finetune_operator.manifests.owned import owner
 from finetune_operator.manifests.prepare_job import prepare_job
-from finetune_operator.observed import JobFacts, Manifest, Observed
+from finetune_operator.observed import JobFacts, Key, Manifest
 from finetune_operator.planners.experiment_of import experiment_of
 from finetune_operator.planners.failure_class import End
+from finetune_operator.planners.preparation_needs import Needs
 from finetune_operator.planners.recorded_attempt import (
     artifact,
     artifacts,
@@ -26,8 +25,7 @@ from finetune_operator.planners.recorded_attempt import (
     turned,
     warnings,
 )
-from finetune_operator.planners.references import Reference, reference
-from finetune_operator.planners.settled import is_a, settled
+from finetune_operator.planners.settled import settled
 from finetune_operator.planners.work import Achievement, Obstacle, Recorded, Work
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Situation, Verdict
 
@@ -55,18 +53,11 @@ class PreparationWork(Work):
         """Record what is prepared: this spec, and the snapshot as it is now."""
         experiment = experiment_of(self.observed)
         digest = spec_digest(experiment.spec)
-        dataset = is_a(_dataset(self.observed).object, Dataset)
         children = experiment.status.children.model_copy(update={"prepare_job": None})
-        pin = DatasetPin(
-            name=dataset.metadata.name,
-            digest=dataset.status.digest or "",
-            uri=dataset.status.uri or "",
-        )
         return {
             "preparation": PreparationStatus(attempt=number, spec_digest=digest),
-            "dataset": pin,
             "children": children,
-        }
+        } | Needs(self.observed).pins()
 
     def ended(self, ended: str) -> dict[str, Any]:
         """Record the end of a preparation."""
@@ -77,9 +68,9 @@ class PreparationWork(Work):
 
     def obstacle(self) -> Obstacle | None:
         """Return what is missing, or what a check refuses."""
-        experiment = experiment_of(self.observed)
-        found = _dataset(self.observed)
-        said = {DEPENDENCIES_READY: found.verdict}
+        experiment, needs = experiment_of(self.observed), Needs(self.observed)
+        said = {DEPENDENCIES_READY: needs.verdict}
+        keys = tuple(one.key for one in needs.all)
         allowed = first_refusal(
             checks.names_are_free(self.observed.foreign_names),
             checks.results_have_a_place(experiment.spec.storage, self.observed.policy),
@@ -87,15 +78,11 @@ class PreparationWork(Work):
         )
         if allowed:
             return _refusal(allowed, said)
-        if not isinstance(found.object, Dataset):
-            message = found.verdict.message
-            return Obstacle(Situation.UNDER_WAY, "Preparing", message, said, (found.key,))
-        suited = first_refusal(
-            checks.records_are_conversations(found.object),
-            checks.the_snapshot_is_the_pinned_one(experiment, found.object),
-            checks.results_have_a_place(found.object.spec.storage, self.observed.policy),
-        )
-        return _refusal(suited, said, found) if suited else None
+        if needs.missing:
+            message = needs.verdict.message
+            return Obstacle(Situation.UNDER_WAY, "Preparing", message, said, keys)
+        suited = needs.refusal()
+        return _refusal(suited, said, keys) if suited else None
 
     def job_name(self, number: int) -> str:
         """Return the name of the Job."""
@@ -105,15 +92,12 @@ class PreparationWork(Work):
     def children(self, number: int) -> tuple[Manifest, ...]:
         """Return ConfigMap and Job."""
         experiment = experiment_of(self.observed)
-        dataset = is_a(_dataset(self.observed).object, Dataset)
         default = self.observed.policy.default_location
-        pin = settled(experiment.status.dataset, "status.dataset")
         place = settled(location(experiment.spec.storage, default), "spec.storage")
-        source = settled(location(dataset.spec.storage, default), "the Dataset's spec.storage")
         digest = experiment.status.preparation.spec_digest
         of = owner(self.observed, attempt=number, component="prepare", spec_digest=digest)
-        snapshot = SnapshotRef(name=pin.name, uri=pin.uri, digest=pin.digest, location=source)
-        return tuple(prepare_job(of, experiment, snapshot, place, self.observed.policy))
+        snapshots = Needs(self.observed).snapshots()
+        return tuple(prepare_job(of, experiment, snapshots, place, self.observed.policy))
 
     def achieved(self, outcome: Outcome) -> Achievement | None:
         """Record the resolved values."""
@@ -121,7 +105,7 @@ class PreparationWork(Work):
         status = experiment_of(self.observed).status
         if prepared is None or summary is None or status.dataset is None:
             return None
-        counts = {"train": summary.dataset.train, "validation": summary.dataset.validation}
+        counts = summary.dataset.model_dump(include={"train", "validation", "test"})
         done = {"complete": True, "uri": prepared.uri, "digest": prepared.digest}
         done["ended"] = FailureClass.COMPLETED.value
         updates = {
@@ -153,7 +137,7 @@ class PreparationWork(Work):
     def verdicts(self, _updates: Mapping[str, Any]) -> Mapping[str, Verdict]:
         """Nothing is planned yet; what is depended on is judged while it is needed."""
         return {
-            DEPENDENCIES_READY: _dataset(self.observed).verdict
+            DEPENDENCIES_READY: Needs(self.observed).verdict
             if self.recorded().number == 0
             else AS_EXPECTED,
             PLANNED: NOT_YET,
@@ -161,17 +145,12 @@ class PreparationWork(Work):
         }
 
 
-def _dataset(observed: Observed) -> Reference:
-    return reference(observed, DATASET, experiment_of(observed).spec.dataset.name)
-
-
 def _refusal(
-    refusal: checks.Refusal, said: Mapping[str, Verdict], found: Reference | None = None
+    refusal: checks.Refusal, said: Mapping[str, Verdict], waits_for: tuple[Key, ...] = ()
 ) -> Obstacle:
-    """Return the obstacle; a check that speaks of the Dataset is made again when that changes."""
+    """Return the obstacle; a check that speaks of a reference is made again when that changes."""
     turned_down = dict(said) | turned(refusal.reason, refusal.message, PLANNED)
     obstacle = refused(refusal, turned_down)
-    waits_for = (found.key,) if found else ()
     return Obstacle(
         obstacle.situation, obstacle.reason, obstacle.message, obstacle.verdicts, waits_for
     )

@@ -10,6 +10,7 @@ from finetune_api.experiment_status import Checkpoints, ExperimentProgress, PodC
 from finetune_api.names import EXPERIMENT, attempt_job, storage_prefix
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome
+from finetune_api.training_settings import Mode
 from finetune_operator.checks import (
     names_are_free,
     results_have_a_place,
@@ -98,31 +99,24 @@ class TrainingWork(Work):
 
     def achieved(self, outcome: Outcome) -> Achievement | None:
         """Record the result."""
-        result, summary = outcome.result, outcome.training
-        if result is None or summary is None:
+        summary, experiment = outcome.training, experiment_of(self.observed)
+        result, status = _result(outcome), experiment.status
+        if summary is None or (result is None and experiment.spec.mode is Mode.TRAIN):
             return None
-        status = experiment_of(self.observed).status
         updates = self.ended(FailureClass.COMPLETED.value)
         updates |= last_words(status, [outcome])
         updates |= {
-            "result": Result(
-                checkpoint=summary.checkpoint_choice,
-                step=result.step,
-                uri=result.uri,
-                digest=result.digest,
-                kind=summary.kind,
-                reason=summary.reason,
-            ),
+            "result": result,
             "metrics": merged(status.metrics, summary.metrics),
             "artifacts": artifacts(status.artifacts, outcome),
             "warnings": warnings(status.warnings, outcome),
             "progress": _finished(self.observed, outcome.step),
         }
-        message = (
-            f"the model is trained; result is step {result.step} ({summary.checkpoint_choice})"
-        )
-        done = self.verdicts(updates)
-        return Achievement(Situation.FINISHED, "Completed", message, updates, done)
+        message = "the model is evaluated"
+        if result is not None:
+            message = f"the model is trained; result is step {result.step} ({result.checkpoint})"
+        reason = outcome.reason or "Completed"
+        return Achievement(Situation.FINISHED, reason, message, updates, self.verdicts(updates))
 
     def stage(self, job: JobFacts, known: str) -> tuple[str, str]:
         """Return the stage rank 0 reports; until it does again, the one last reported."""
@@ -170,6 +164,7 @@ def _config(observed: Observed, of: Owner) -> TrainingConfig:
         identity=identity(of),
         spec=spec,
         dataset=settled(status.dataset, "status.dataset"),
+        start=status.start,
         model=settled(status.model, "status.model"),
         plan=settled(plan, "status.plan"),
         prepared_uri=status.preparation.uri,
@@ -179,6 +174,20 @@ def _config(observed: Observed, of: Owner) -> TrainingConfig:
         ranks=world_size(spec.compute),
         grain=settled(plan, "status.plan").ranks,
         known_checkpoints=_known(status.checkpoints),
+    )
+
+
+def _result(outcome: Outcome) -> Result | None:
+    chosen, summary = outcome.result, outcome.training
+    if chosen is None or summary is None or not (summary.checkpoint_choice and summary.kind):
+        return None
+    return Result(
+        checkpoint=summary.checkpoint_choice,
+        step=chosen.step,
+        uri=chosen.uri,
+        digest=chosen.digest,
+        kind=summary.kind,
+        reason=summary.reason,
     )
 
 
