@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from finetune_trainer.losses import token_weight
-from finetune_trainer.ops import Layout
 from finetune_trainer.plan import Plan, Step
+from finetune_trainer.segments import Layout
 from finetune_trainer.token_cache import SUPERVISED, TokenCache
 
 Item = TypeVar("Item")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune_trainer.ops import SEGMENTS
 from finetune_trainer.plan import GENERATE, mix
+from finetune_trainer.segments import SEGMENTS
 
 BATCH = 32
 

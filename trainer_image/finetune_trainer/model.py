@@ -11,17 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from finetune_api.training_settings import Adapter, AdapterType
 from finetune_trainer.data import micro_batch
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.ops import SEGMENTS, segments
 from finetune_trainer.plan import INIT, mix
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
+from finetune_trainer.segments import SEGMENTS
 from finetune_trainer.token_cache import TokenCache
 
-AttentionInterface.register(SEGMENTS, segments)
 TYPES = {"BFloat16": torch.bfloat16, "Float32": torch.float32}
 PROBE_TOKENS = 16
 

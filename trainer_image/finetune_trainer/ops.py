@@ -1,125 +1,18 @@
-"""Operations over packed rows: attention inside segments, cross-entropy of chosen rows.
+"""Cross-entropy of chosen rows, chunk by chunk.
 
-Shape suffixes: `T` tokens of a micro-batch, `N` heads, `K` key-value heads, `E` head size,
-`R` supervised rows, `H` hidden, `V` vocabulary, `C` rows of a chunk.
+Shape suffixes: `R` supervised rows, `H` hidden, `V` vocabulary, `C` rows of a chunk.
 """
 # ruff: noqa: N803, N806 - tensors carry shape suffixes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-SEGMENTS = "segments"
 LOGIT_BYTES = 500_000_000
 """Budget of one chunk's float32 logits."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the segments of a micro-batch lie; attention never crosses their borders."""
-
-    bounds: tuple[int, ...]
-    """bounds are segment starts and the end, for loops on the host."""
-    bounds_tensor: Tensor
-    """bounds_tensor is the same as int32 on the device."""
-    longest: int
-
-    def to(self, device: torch.device) -> Layout:
-        """Return the layout with its tensor on a device."""
-        return Layout(self.bounds, self.bounds_tensor.to(device, non_blocking=True), self.longest)
-
-
-def segments(  # noqa: PLR0913 - the library's signature
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001
-    *,
-    layout: Layout,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attend causally inside each segment of one packed row; an `AttentionInterface` function.
-
-    `query` is [1, N, T, E], `key` and `value` [1, K, T, E]; returns [1, T, N, E].
-    """
-    if _varlen_serves(query):
-        return _varlen(query, key, value, layout, scaling, sliding_window), None
-    shared = query.shape[1] != key.shape[1]
-    parts = []
-    for start, end in pairwise(layout.bounds):
-        part = slice(start, end)
-        window = _window_mask(end - start, sliding_window, query.device)
-        parts.append(
-            F.scaled_dot_product_attention(
-                query[:, :, part],
-                key[:, :, part],
-                value[:, :, part],
-                attn_mask=window,
-                is_causal=window is None,
-                scale=scaling,
-                dropout_p=dropout if module.training else 0.0,
-                enable_gqa=shared,
-            )
-        )
-    return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-def _varlen_serves(query: Tensor) -> bool:
-    return (
-        query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] <= 256
-        and torch.cuda.get_device_capability(query.device) >= (8, 0)
-    )
-
-
-def _varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    scaling: float | None,
-    sliding_window: int | None,
-) -> Tensor:
-    from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: PLC0415 - CUDA only
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
-
-    repeats = query.shape[1] // key.shape[1]
-    # Expanded for torch 2.11, whose kernel has no grouped heads in its signature.
-    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    query, key, value = (one[0].transpose(0, 1).contiguous() for one in (query, key, value))
-    # Pinned: newer torch prefers cuDNN by shape, which would break bit-equal repeats.
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
-        attended = varlen_attn(
-            query,
-            key,
-            value,
-            layout.bounds_tensor,
-            layout.bounds_tensor,
-            layout.longest,
-            layout.longest,
-            scale=scaling,
-            window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-        )
-    assert isinstance(attended, Tensor)  # noqa: S101 - for mypy: no auxiliary output was asked for
-    return attended[None]
-
-
-def _window_mask(length: int, sliding_window: int | None, device: torch.device) -> Tensor | None:
-    if sliding_window is None or length <= sliding_window:
-        return None
-    ones = torch.ones(length, length, dtype=torch.bool, device=device)
-    return ones.tril() & ones.triu(1 - sliding_window)
 
 
 def chunk_rows(vocabulary: int) -> int:

@@ -1,4 +1,4 @@
-"""Row cross-entropy equals the library's on full logits; segments equal separate attention."""
+"""Row cross-entropy equals the library's on full logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from finetune_trainer import ops
-from finetune_trainer.ops import Layout, chunk_rows, row_cross_entropy, row_losses, segments
+from finetune_trainer.ops import chunk_rows, row_cross_entropy, row_losses
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -44,32 +44,3 @@ def test_without_rows_the_loss_is_zero_and_connected():
 @pytest.mark.parametrize(("vocabulary", "rows"), [(128_256, 896), (32_000, 3840), (50, 8192)])
 def test_chunks_keep_within_the_byte_budget(vocabulary, rows):
     assert chunk_rows(vocabulary) == rows
-
-
-def layout(*lengths: int) -> Layout:
-    bounds = [0]
-    for length in lengths:
-        bounds.append(bounds[-1] + length)
-    return Layout(tuple(bounds), torch.tensor(bounds, dtype=torch.int32), max(lengths))
-
-
-@pytest.mark.parametrize("window", [None, 3], ids=["full", "sliding window"])
-def test_each_segment_attends_as_it_would_alone(window):
-    query, key, value = drawn(1, 4, 12, 8), drawn(1, 2, 12, 8), drawn(1, 2, 12, 8) + 1
-    module = torch.nn.Module().eval()
-    packed, _ = segments(
-        module, query, key, value, None, layout=layout(5, 1, 6), sliding_window=window
-    )
-    for start, end in ((0, 5), (5, 6), (6, 12)):
-        part = slice(start, end)
-        length = end - start
-        seen = torch.ones(length, length, dtype=torch.bool).tril()
-        if window is not None:
-            seen &= torch.ones(length, length, dtype=torch.bool).triu(1 - window)
-        alone = F.scaled_dot_product_attention(
-            query[:, :, part],
-            key[:, :, part].repeat_interleave(2, 1),
-            value[:, :, part].repeat_interleave(2, 1),
-            attn_mask=seen,
-        )
-        torch.testing.assert_close(packed[:, part], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
