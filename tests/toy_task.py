@@ -9,13 +9,16 @@ import torch
 from finetune_api.training_settings import Adapter, AdapterType, Training
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import Engine
+from finetune_trainer.guarded_update import GuardedUpdate
 from finetune_trainer.model import load_base, trainable_model
-from finetune_trainer.optim import build_optimizer
+from finetune_trainer.optim import optimizer_recipe
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from toy_llama import toy_llama_folder
 
 
-def toy_engine(folder: Path, *, full: bool = True, dropout: float = 0.0, **model) -> Engine:
+def toy_engine(
+    folder: Path, *, full: bool = True, dropout: float = 0.0, peak: float = 1e-3, **model
+) -> Engine:
     """Return an engine of one process in float32."""
     torch.set_num_threads(1)
     kind = AdapterType.NONE if full else AdapterType.LORA
@@ -23,7 +26,9 @@ def toy_engine(folder: Path, *, full: bool = True, dropout: float = 0.0, **model
     adapter = Adapter(type=kind, dropout=dropout)
     trained = trainable_model(base, adapter, rank=4, alpha=8.0, seed=5)
     task = CausalLanguageModelling(trained, 5)
-    return Engine(task, build_optimizer(trained, Training()), World(), torch.float32)
+    recipe = optimizer_recipe(trained, Training(), peak)
+    update = lambda named: GuardedUpdate(recipe(named), torch.device("cpu"), keep_flag=True)  # noqa: E731
+    return Engine(task, update, World(), torch.float32)
 
 
 def gradients(engine: Engine) -> dict[str, torch.Tensor]:
@@ -37,5 +42,5 @@ def gradients(engine: Engine) -> dict[str, torch.Tensor]:
 
 def tensors(engine: Engine) -> dict[str, torch.Tensor]:
     """Return copies of everything an update may change."""
-    every = {**engine.weights(), **engine.moments()}
-    return {name: tensor.clone() for name, tensor in every.items()}
+    every = [*engine.weights(), *engine.moments()]
+    return {piece.name: piece.tensor.clone() for piece in every}

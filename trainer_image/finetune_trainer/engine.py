@@ -1,47 +1,56 @@
 """Runs micro-batches and updates on one process or as one of several data-parallel ranks.
 
-The loop knows only this contract: `loss_sum`, `backward`, `clip_and_step`, `state`, `load`.
+The loop knows only this contract: `loss_sum`, `backward`, `clip_and_step`, `forward`, `weights`,
+`moments`, `load`. Sharded strategies are subclasses in modules of their own, so that a run imports
+only what it uses.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
 
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.distributed import World
+from finetune_trainer.guarded_update import GuardedUpdate
 from finetune_trainer.model import saved_name
+from finetune_trainer.pieces import Piece, fill, whole
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+Result = TypeVar("Result")
+BuildUpdate = Callable[[list[tuple[str, Tensor]]], GuardedUpdate]
+"""Builds the optimizer on the named tensors an engine updates, which may be shards."""
 
 
 class Engine:
     """One process, or data parallel: every rank holds all weights and gradients are averaged."""
 
+    sharded = False
+    """sharded engines need every rank for a forward, a checkpoint and its loading."""
+
     def __init__(
         self,
         task: CausalLanguageModelling,
-        optimizer: Optimizer,
+        update: BuildUpdate,
         world: World,
         compute_dtype: torch.dtype,
+        *,
+        find_unused: bool = False,
     ) -> None:
-        self.task, self.world, self._optimizer, self._dtype = task, world, optimizer, compute_dtype
-        self._named = [(n, p) for n, p in task.model.named_parameters() if p.requires_grad]
-        self._parameters = [parameter for _, parameter in self._named]
-        self.device = self._parameters[0].device
-        self._bad = torch.zeros((), device=self.device)
-        # Fused optimizers read this attribute; it is GradScaler's way to make an update inert.
-        setattr(optimizer, "found_inf", self._bad)  # noqa: B010
-        self._wrapped = self._replicated() if world.size > 1 else task
+        self.task, self.world, self.device = task, world, world.device
+        self._dtype, self._find_unused = compute_dtype, find_unused
+        self._wrapped = self._wrap()
+        trained = list(self._trained())
+        self._held = {saved_name(piece.name): piece for piece in trained}
+        self._update = update([(piece.name, piece.tensor) for piece in trained])
 
     def loss_sum(self, batch: MicroBatch, *, last: bool) -> Tensor:
         """Return float32[] on the device: this micro-batch's share of the step's loss.
@@ -58,23 +67,31 @@ class Engine:
         """Add the gradient; the factor undoes the average that the reduction takes."""
         (loss * self.world.size).backward()  # type: ignore[no-untyped-call]
 
-    def clip_and_step(self, rate: float, clip: float) -> Tensor:
-        """Update once and clear gradients; return the norm before clipping, on the device.
+    def clip_and_step(self, factor: float, clip: float) -> Tensor:
+        """Update once at `factor` x the peak rates and clear gradients.
 
-        The norm is the same on all ranks. From the first one that is not finite on, every update
-        is inert, so that the host may read late: weights and moments stay as they were before.
+        Returns the norm before clipping, on the device, the same on all ranks.
         """
-        norm = clip_grad_norm_(self._parameters, clip or torch.inf, foreach=True)
-        self._bad.copy_(torch.maximum(self._bad, (~torch.isfinite(norm)).float()))
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        parameters = [piece.tensor for piece in self._held.values()]
+        norm = clip_grad_norm_(parameters, clip or torch.inf, foreach=True)
+        self._update.update(norm, factor)
         return norm
 
     def diverged(self) -> bool:
         """Read whether an update was not finite; waits for the device."""
-        return bool(self._bad.item())
+        return self._update.diverged()
+
+    def forgive(self) -> None:
+        """Take the flag of an update back, for weights that are good again."""
+        self._update.clear()
+
+    def forward(self, function: Callable[[], Result]) -> Result:
+        """Run another forward of the task, such as an evaluation's or a generation's.
+
+        Sharded engines fetch weights inside it: every rank calls it, with as many forwards.
+        """
+        with self.precision():
+            return function()
 
     def precision(self) -> AbstractContextManager[object]:
         """Return the context of every forward: autocast unless arithmetic is float32."""
@@ -82,47 +99,75 @@ class Engine:
             return nullcontext()
         return torch.autocast(self.device.type, self._dtype)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the trained tensors by the names they are saved under."""
-        return {saved_name(name): parameter.detach() for name, parameter in self._named}
+    def weights(self) -> list[Piece]:
+        """Return what this rank saves of the trained tensors, by the names they are saved under."""
+        return self._own(self._weight_targets())
 
-    def moments(self) -> dict[str, Tensor]:
-        """Return the optimizer's tensors, `<parameter>.<moment>`; empty before the first step."""
-        state = self._optimizer.state
-        return {
-            f"{saved_name(name)}.{moment}": state[parameter][moment]
-            for name, parameter in self._named
-            if parameter in state
-            for moment in MOMENTS
-        }
+    def moments(self) -> list[Piece]:
+        """Return what this rank saves of the optimizer's tensors, `<parameter>.<moment>`."""
+        return self._own(self._moment_targets())
 
-    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
-        """Take over the tensors of a checkpoint on rank 0, then give them to every rank."""
-        for name, parameter in self._named:
-            self._optimizer.state[parameter] = {
-                moment: torch.zeros((), device=self.device)
-                if moment == "step"
-                else torch.zeros_like(parameter)
-                for moment in MOMENTS
-            }
-            for moment in MOMENTS if self.world.rank == 0 else ():
-                source = moments[f"{saved_name(name)}.{moment}"]
-                self._optimizer.state[parameter][moment].copy_(source)
-            if self.world.rank == 0:
-                parameter.data.copy_(weights[saved_name(name)])
+    def load(self, weights: Iterable[Piece], moments: Iterable[Piece]) -> None:
+        """Take over the state of a checkpoint, however it was cut; a collective call.
+
+        Only rank 0 reads, and gives the tensors to the others. Raises DataError for missing rows.
+        """
+        targets = self._weight_targets(), self._moment_targets()
+        if self.world.rank == 0:
+            fill(targets[0], weights)
+            fill(targets[1], moments)
         if self.world.size > 1:
-            for tensor in self._all_tensors():
-                dist.broadcast(tensor, 0)
+            for target in (*targets[0].values(), *targets[1].values()):
+                moved = target.tensor.to(self.device)
+                dist.broadcast(moved, 0)
+                target.tensor.copy_(moved)
+        self._take_moments(targets[1])
 
-    def _all_tensors(self) -> Iterator[Tensor]:
-        yield from (parameter.data for parameter in self._parameters)
-        yield from self.moments().values()
-
-    def _replicated(self) -> nn.Module:
+    def _wrap(self) -> nn.Module:
+        """Place the task for training; return what is called for a loss."""
+        if self.world.size == 1:
+            return self.task
         # Every rank loads the same file and draws adapters by name: nothing needs to be sent.
         with warnings.catch_warnings():
             # torch 2.15 renames broadcast_buffers; its successor does not exist in 2.11.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(
-                self.task, broadcast_buffers=False, init_sync=False, bucket_cap_mb=512
+                self.task,
+                broadcast_buffers=False,
+                init_sync=False,
+                bucket_cap_mb=512,
+                find_unused_parameters=self._find_unused,
+            )
+
+    def _trained(self) -> Iterator[Piece]:
+        """Yield what this rank updates: parameters, or its rows of them."""
+        for name, parameter in self.task.model.named_parameters():
+            if parameter.requires_grad:
+                yield whole(name, parameter)
+
+    def _own(self, targets: dict[str, Piece]) -> list[Piece]:
+        return list(targets.values()) if self.world.rank == 0 else []
+
+    def _weight_targets(self) -> dict[str, Piece]:
+        return {
+            name: Piece(name, piece.tensor.detach(), piece.shape, piece.first)
+            for name, piece in self._held.items()
+        }
+
+    def _moment_targets(self) -> dict[str, Piece]:
+        found = {}
+        for name, piece in self._held.items():
+            for moment, tensor in self._update.moments(piece.tensor).items():
+                full = f"{name}.{moment}"
+                if tensor.shape == piece.tensor.shape:
+                    found[full] = Piece(full, tensor, piece.shape, piece.first)
+                else:
+                    found[full] = whole(full, tensor)
+        return found
+
+    def _take_moments(self, targets: dict[str, Piece]) -> None:
+        for name, piece in self._held.items():
+            names = self._update.moments(piece.tensor)
+            self._update.load_moments(
+                piece.tensor, {moment: targets[f"{name}.{moment}"].tensor for moment in names}
             )

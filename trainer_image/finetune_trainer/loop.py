@@ -133,7 +133,7 @@ class Loop:
             loss = run.engine.loss_sum(batch, last=batch is work.batches[-1])
             run.engine.backward(loss)
             shares.append(loss.detach())
-        norm = run.engine.clip_and_step(run.schedule.rate(step.number), run.clip)
+        norm = run.engine.clip_and_step(run.schedule.factor(step.number), run.clip)
         self._ring.close(step.number, sum(shares[1:], shares[0]), norm)
         run.record.step = step.number + 1
         run.record.tokens += step.tokens

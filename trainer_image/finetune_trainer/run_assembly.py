@@ -14,10 +14,12 @@ from finetune_trainer.base_model import model_place
 from finetune_trainer.cadence import Cadence
 from finetune_trainer.checkpoint import Checkpoints, Restored, RunIdentity, Snapshot
 from finetune_trainer.distributed import World
-from finetune_trainer.engine import Engine
+from finetune_trainer.engine import BuildUpdate, Engine
+from finetune_trainer.guarded_update import GuardedUpdate
 from finetune_trainer.loop import Run
 from finetune_trainer.model import adapter_config, compute_type, load_base, probe, trainable_model
-from finetune_trainer.optim import Schedule, build_optimizer
+from finetune_trainer.optim import Schedule, optimizer_recipe
+from finetune_trainer.pieces import whole
 from finetune_trainer.plan import Plan, PlanSettings
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from finetune_trainer.progress import Board
@@ -109,10 +111,15 @@ def _engine(config: TrainingConfig, base: nn.Module, world: World) -> Engine:
     )
     task = CausalLanguageModelling(model, resolved.seed)
     dtype = compute_type(resolved.compute_dtype, world.device)
-    engine = Engine(task, build_optimizer(model, config.spec.training), world, dtype)
+    engine = Engine(task, _update(config, model), world, dtype)
     with engine.precision():
         probe(task)
     return engine
+
+
+def _update(config: TrainingConfig, model: nn.Module) -> BuildUpdate:
+    recipe = optimizer_recipe(model, config.spec.training, config.plan.learning_rate)
+    return lambda named: GuardedUpdate(recipe(named), named[0][1].device, keep_flag=True)
 
 
 def _picked(
@@ -137,7 +144,10 @@ def _resumed(engine: Engine, world: World, restored: Restored | None) -> RunReco
     if state is None:
         return RunRecord()
     weights, moments = ({}, {}) if restored is None else (restored.weights, restored.moments)
-    engine.load(weights, moments)
+    engine.load(
+        [whole(name, one) for name, one in weights.items()],
+        [whole(name, one) for name, one in moments.items()],
+    )
     return RunRecord(**state)
 
 
@@ -148,8 +158,8 @@ def _snapshot(
     record.checkpoints = [ref.model_dump() for ref in known.values()]
     return Snapshot(
         step=record.step,
-        weights={name: _copied(one) for name, one in engine.weights().items()},
-        moments={name: _copied(one) for name, one in engine.moments().items()},
+        weights={piece.name: _copied(piece.tensor) for piece in engine.weights()},
+        moments={piece.name: _copied(piece.tensor) for piece in engine.moments()},
         state={
             "step": record.step,
             "world": engine.world.size,
