@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetune_api.dataset import DatasetSpec
-from finetune_api.experiment_status import Start
+from finetune_api.experiment_start import Start
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.meta import SecretRef
 from finetune_api.model_export import ExportSpec

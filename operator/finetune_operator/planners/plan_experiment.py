@@ -43,7 +43,9 @@ def _prepared_again(observed: Observed) -> Plan:
     ended = preparation.model_copy(
         update={"ended": REPLACED, "complete": False, "uri": "", "digest": ""}
     )
-    forgotten = dict.fromkeys(("plan", "model", "dataset", "start", "truncation", "completion_time"))
+    forgotten = dict.fromkeys(
+        ("plan", "model", "dataset", "start", "truncation", "completion_time")
+    )
     updates = {"preparation": ended, "restarts": Restarts()} | forgotten
     message = "the spec was edited; it is prepared again"
     said = life(work).verdicts(updates)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.dataset import Dataset
-from finetune_api.experiment_status import Ancestor, CheckpointStatus, DatasetPin, Result, Start
+from finetune_api.experiment_start import Ancestor, Start
+from finetune_api.experiment_status import CheckpointStatus, DatasetPin, Result
 from finetune_api.finetune_experiment import FineTuneExperiment
 from finetune_api.model_settings import AdapterHandover, CheckpointChoice, FromExperiment
 from finetune_api.names import DATASET, EXPERIMENT

@@ -40,7 +40,7 @@ def test_every_rule_of_a_kind_is_broken_by_some_case(kind: str) -> None:
         ),
         pytest.param(
             {"adapter": {"type": "lora"}},
-            'spec.adapter.type: "lora" is not known; did you mean LoRA? allowed: LoRA, None',
+            'spec.adapter.type: "lora" is not known; did you mean LoRA? allowed: LoRA, DoRA, None',
             id="an enum lists what is allowed",
         ),
         pytest.param(
