@@ -12,7 +12,9 @@ from torch.optim import SGD, Adadelta, Adam, AdamW, Optimizer, RMSprop
 
 from finetune_api.training_settings import OptimizerName, ParameterGroup, Training
 from finetune_trainer.parameter_match import EMBEDDINGS, ParameterMatch, refuse_unmatched
-from finetune_trainer.rate_schedule import Schedule  # noqa: F401 - moved; for importers of old
+from finetune_trainer.rate_schedule import Schedule
+
+__all__ = ["Schedule", "build_optimizer", "optimizer_recipe", "parameter_groups"]
 
 Named = Iterable[tuple[str, Tensor]]
 Recipe = Callable[[Named], Optimizer]
@@ -69,7 +71,7 @@ def _decayed_apart(
 ) -> list[dict[str, Any]]:
     peak = rest.learning_rate if group.learning_rate is None else group.learning_rate
     decay = rest.weight_decay if group.weight_decay is None else group.weight_decay
-    halves = [
+    halves: list[dict[str, Any]] = [
         {"params": [one for _, one in pairs if one.ndim > 1], "weight_decay": decay},
         {"params": [one for _, one in pairs if one.ndim <= 1], "weight_decay": 0.0},
     ]
@@ -102,10 +104,11 @@ def _from_bitsandbytes(
     groups: list[dict[str, Any]], name: OptimizerName, adam: dict[str, Any]
 ) -> Optimizer:
     # Imported only where asked for: it loads a CUDA library.
-    import bitsandbytes as bnb  # noqa: PLC0415
+    from bitsandbytes import optim  # noqa: PLC0415
 
+    library: Any = optim  # untyped
     # Its base takes every variant; the decay of its AdamW is decoupled.
-    optimizer: Optimizer = bnb.optim.AdamW(
+    optimizer: Optimizer = library.AdamW(
         groups,
         **adam,
         optim_bits=8 if name in QUANTISED_STATE else 32,

@@ -8,39 +8,44 @@ import torch
 from torch import Tensor, nn
 
 from finetune_trainer.data import MicroBatch
-from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.ops import row_cross_entropy, row_losses
 from finetune_trainer.plan import DROPOUT, mix
+from finetune_trainer.row_loss import (
+    LogitForm,
+    recomputed_cross_entropy,
+    row_cross_entropy,
+    row_losses,
+)
 
 
 class CausalLanguageModelling(nn.Module):
     """Backbone, head and loss as one module, so that reducers see the whole computation."""
 
-    def __init__(self, model: nn.Module, seed: int) -> None:
+    def __init__(self, model: nn.Module, seed: int, smoothing: float = 0.0) -> None:
         super().__init__()
         self.model, self._seed = model, seed
         causal: Any = model
-        causal = causal.get_base_model() if hasattr(model, "peft_config") else causal
-        head = causal.get_output_embeddings()
-        if type(head) is not nn.Linear or head.bias is not None:
-            raise ConfigurationError(
-                f"spec.model: the head of {type(causal).__name__} is no plain linear layer; use "
-                "another model",
-                reason="UnsupportedModel",
-            )
+        causal = causal.get_base_model() if hasattr(causal, "peft_config") else causal
         # Kept out of the module tree: they are parts of `model` and would be named twice.
-        self.__dict__["_backbone"], self.__dict__["_head"] = causal.base_model, head
+        self.__dict__["_backbone"] = causal.base_model
+        self.__dict__["_head"] = causal.get_output_embeddings()
+        self._form = logit_form(causal.config.get_text_config(), smoothing)
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Return float32[]: the micro-batch's share of the step's loss."""
         # Dropout is drawn anew per micro-batch, alike at every world size and after a resume.
         torch.manual_seed(mix(self._seed, DROPOUT, batch.step, batch.number))
-        return row_cross_entropy(self.hidden(batch), self.head_weight, batch.labels, batch.weights)
+        hidden, head = self.hidden(batch), self._head_layer
+        if type(head) is nn.Linear and head.bias is None:
+            return row_cross_entropy(hidden, head.weight, batch.labels, batch.weights, self._form)
+        return recomputed_cross_entropy(
+            hidden, head, batch.labels, batch.weights, self._form, vocabulary=self.vocabulary
+        )
 
     @torch.no_grad()
     def row_losses(self, batch: MicroBatch) -> Tensor:
         """Return float32[R]: -log p of every supervised token, in nats."""
-        return row_losses(self.hidden(batch), self.head_weight, batch.labels)
+        hidden, head = self.hidden(batch), self._head_layer
+        return row_losses(hidden, head, batch.labels, self._form, vocabulary=self.vocabulary)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """Return the hidden states of the supervised rows, [R, H]."""
@@ -50,11 +55,35 @@ class CausalLanguageModelling(nn.Module):
             use_cache=False,
             layout=batch.layout,
         )
-        states: Tensor = output.last_hidden_state[0]
+        states: Tensor = output.last_hidden_state.flatten(0, 1)
         return states.index_select(0, batch.rows)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of the head's rows, padding included."""
+        return int(self._head_layer.out_features)
 
     @property
     def head_weight(self) -> Tensor:
         """The head's matrix, [V, H]."""
-        head: nn.Linear = self.__dict__["_head"]
-        return head.weight
+        weight: Tensor = self._head_layer.weight
+        return weight
+
+    @property
+    def _head_layer(self) -> Any:
+        return self.__dict__["_head"]
+
+
+def logit_form(config: Any, smoothing: float) -> LogitForm:
+    """Return what the model's own forward does to its logits, by the names its config uses.
+
+    A model that does something else is found by the start-up probe, which compares our loss with
+    the library's.
+    """
+    scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    divisor = getattr(config, "logits_scaling", None)  # Granite; HyperCLOVA X multiplies by it
+    if divisor:
+        times = config.model_type.startswith("hyperclovax")
+        scale *= float(divisor) if times else 1.0 / float(divisor)
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    return LogitForm(scale, float(cap) if cap else None, smoothing)
