@@ -105,16 +105,21 @@ def recomputed_cross_entropy(
 
 
 @torch.no_grad()
-def row_losses(
+def row_scores(
     hidden_RH: Tensor, head: Logits, labels_R: Tensor, form: LogitForm, *, vocabulary: int
-) -> Tensor:
-    """Return float32[R]: -log p(label) of every row, in nats, without smoothing or gradients."""
-    plain = LogitForm(form.scale, form.cap)
-    parts = [
-        plain.losses(plain.shaped(head(hidden_RH[part])), labels_R[part])
-        for part in _chunks(hidden_RH.shape[0], chunk_rows(vocabulary))
-    ]
-    return torch.cat(parts) if parts else hidden_RH.new_zeros(0, dtype=torch.float32)
+) -> tuple[Tensor, Tensor]:
+    """Return float32[R], -log p(label) in nats, and bool[R], whether the label is likeliest.
+
+    No gradients, and no smoothing: the numbers of two runs compare whatever they trained with.
+    """
+    plain, losses, hits = LogitForm(form.scale, form.cap), [], []
+    for part in _chunks(hidden_RH.shape[0], chunk_rows(vocabulary)):
+        logits_CV, labels_C = plain.shaped(head(hidden_RH[part])), labels_R[part]
+        losses.append(plain.losses(logits_CV, labels_C))
+        hits.append(logits_CV.argmax(-1) == labels_C)
+    if not losses:
+        return hidden_RH.new_zeros(0, dtype=torch.float32), labels_R.bool()
+    return torch.cat(losses), torch.cat(hits)
 
 
 class _RowCrossEntropy(torch.autograd.Function):

@@ -16,7 +16,7 @@ from finetune_trainer.row_loss import (
     chunk_rows,
     recomputed_cross_entropy,
     row_cross_entropy,
-    row_losses,
+    row_scores,
 )
 
 LABELS = torch.tensor([0, 4, 2, 2, 1, 6, 3])
@@ -90,7 +90,9 @@ def test_measured_losses_are_neither_smoothed_nor_weighted():
     hidden, layer = drawn(7, 5), nn.Linear(5, 9, bias=False)
     form = LogitForm(scale=2.0, smoothing=0.3)
     expected = F.cross_entropy(layer(hidden) * 2, LABELS, reduction="none")
-    torch.testing.assert_close(row_losses(hidden, layer, LABELS, form, vocabulary=9), expected)
+    losses, hits = row_scores(hidden, layer, LABELS, form, vocabulary=9)
+    torch.testing.assert_close(losses, expected)
+    assert hits.tolist() == (layer(hidden).argmax(-1) == LABELS).tolist()
 
 
 def test_without_rows_the_loss_is_zero_and_connected():

@@ -13,7 +13,7 @@ from finetune_trainer.row_loss import (
     LogitForm,
     recomputed_cross_entropy,
     row_cross_entropy,
-    row_losses,
+    row_scores,
 )
 
 
@@ -44,16 +44,20 @@ class CausalLanguageModelling(nn.Module):
     @torch.no_grad()
     def row_losses(self, batch: MicroBatch) -> Tensor:
         """Return float32[R]: -log p of every supervised token, in nats."""
+        return self.row_scores(batch)[0]
+
+    @torch.no_grad()
+    def row_scores(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Return the row losses, and bool[R]: whether each token was the likeliest."""
         hidden, head = self.hidden(batch), self._head_layer
-        return row_losses(hidden, head, batch.labels, self._form, vocabulary=self.vocabulary)
+        return row_scores(hidden, head, batch.labels, self._form, vocabulary=self.vocabulary)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """Return the hidden states of the supervised rows, [R, H]."""
+        # Padded rows need no layout: they are padded on the right, and attention is causal.
+        layout = {} if batch.layout is None else {"layout": batch.layout}
         output = self.__dict__["_backbone"](
-            input_ids=batch.tokens,
-            position_ids=batch.positions,
-            use_cache=False,
-            layout=batch.layout,
+            input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, **layout
         )
         states: Tensor = output.last_hidden_state.flatten(0, 1)
         return states.index_select(0, batch.rows)
