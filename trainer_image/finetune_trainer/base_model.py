@@ -66,6 +66,27 @@ def local_model_folder(
     return _from_hub(model.name or "", hub, revision or model.revision, weights=weights)
 
 
+def hub_tokenizer_folder(name: str, revision: str | None, hub: Hub) -> Path:
+    """Return a folder with the tokenizer of a Hub repository; AccessError where there is none."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+
+    return Path(
+        _asked(
+            lambda: snapshot_download(
+                name,
+                revision=revision,
+                endpoint=hub.endpoint,
+                token=_token(hub) or False,
+                allow_patterns=SETTINGS,
+                local_files_only=hub.offline,
+            ),
+            name,
+            revision,
+            field="spec.tokenizer",
+        )
+    )
+
+
 def _from_s3(location: S3, place: str, folder: Path, *, weights: bool) -> Path:
     store = open_store(Location(s3=location))
     names = [name for name in store.list() if "/" not in name]
@@ -102,10 +123,12 @@ def _from_hub(name: str, hub: Hub, revision: str | None, *, weights: bool) -> Pa
     )
 
 
-def _asked(question: Callable[[], Answer], name: str, revision: str | None) -> Answer:
+def _asked(
+    question: Callable[[], Answer], name: str, revision: str | None, field: str = "spec.model"
+) -> Answer:
     from huggingface_hub import errors  # noqa: PLC0415
 
-    what = f"spec.model: {name}" + (f" at {revision}" if revision else "")
+    what = f"{field}: {name}" + (f" at {revision}" if revision else "")
     try:
         return question()
     except errors.GatedRepoError as error:
