@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from finetune_api.experiment_start import Start
 from finetune_api.meta import ApiModel
@@ -42,6 +42,22 @@ class ModelStatus(ApiModel):
     """parameters in all."""
     trainable_parameters: int | None = None
     """trainableParameters of the run."""
+
+
+class MemoryStatus(ApiModel):
+    """The memory plan of one GPU, in bytes."""
+
+    estimated_bytes: int
+    """estimatedBytes at the peak of a step."""
+    available_bytes: int | None = None
+    """availableBytes is compute.gpuMemory; absent = not known, nothing was refused."""
+    verdict: Literal["Fits", "FitsWithRecomputation", "NotJudged"]
+    """verdict on the plan; NotJudged without availableBytes. One that does not fit is refused."""
+    terms: dict[Annotated[str, StringConstraints(max_length=63)], int] = Field(
+        default_factory=dict, max_length=8
+    )
+    """terms of the estimate: weights, trained, gathered, activations, attention, head,
+    dequantisation; estimatedBytes adds 6 % and 1.5 GB for fragmentation and context."""
 
 
 class PlanStatus(ApiModel):
@@ -89,6 +105,20 @@ class PlanStatus(ApiModel):
     """maskToken is the id that stands for masked tokens."""
     validation_seen: bool = False
     """validationSeen: validation records are trained on too."""
+    preset: str = Field(default="", max_length=63)
+    """preset with its version."""
+    quantization: str = Field(default="None", max_length=63)
+    """quantization of the base used."""
+    batching: str = Field(default="Packed", max_length=63)
+    """batching used."""
+    attention: str = Field(default="Auto", max_length=63)
+    """attention used."""
+    checkpointed_layers: int | None = None
+    """checkpointedLayers are recomputed in backward; absent = decided on the device."""
+    reshard: bool = True
+    """reshard: FSDP lets a layer's gathered weights go after its forward."""
+    memory: MemoryStatus | None = None
+    """memory is the plan's estimate per GPU."""
 
 
 class PreparationStatus(ApiModel):
