@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Generic, TypeVar
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate, pairwise
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune_trainer.losses import token_weight
+from finetune_trainer.losses import RowWeights
 from finetune_trainer.plan import Plan, Step
 from finetune_trainer.segments import Layout
-from finetune_trainer.token_cache import SUPERVISED, TokenCache
+from finetune_trainer.token_cache import SUPERVISED
 
 Item = TypeVar("Item")
 AHEAD = 2
 
 
+class Samples(Protocol):
+    """The samples of one epoch."""
+
+    def sample(self, number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """Return token ids and flags; the first token has no label."""
+        ...
+
+
+class Split(Protocol):
+    """Samples that may differ from epoch to epoch."""
+
+    def of(self, epoch: int) -> Samples:
+        """Return the samples of an epoch."""
+        ...
+
+
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward and backward: samples end to end in one row, positions restart per sample."""
+    """One forward and backward. Positions restart per sample.
+
+    Packed: all samples end to end, tokens and positions [1, T], with a layout. Padded: a sample per
+    row, tokens and positions [B, T], with a mask that is true for real tokens.
+    """
 
     step: int
     number: int
@@ -32,18 +54,29 @@ class MicroBatch:
     tokens: Tensor
     positions: Tensor
     rows: Tensor
-    """rows are the positions whose next token is supervised."""
+    """rows are the flat positions, of B x T, whose next token is supervised."""
     labels: Tensor
     weights: Tensor
-    layout: Layout
+    layout: Layout | None
+    mask: Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return the micro-batch on a device; copies from pinned memory do not block."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("tokens", "positions", "rows", "labels", "weights")
+        return self._each(lambda one: one.to(device, non_blocking=True))
+
+    def pinned(self) -> MicroBatch:
+        """Return the micro-batch in memory that a device copies from without the host."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        moved: dict[str, Any] = {
+            name: change(value) for name, value in values.items() if isinstance(value, Tensor)
         }
-        return replace(self, **moved, layout=self.layout.to(device))
+        if self.layout is not None:
+            bounds = change(self.layout.bounds_tensor)
+            moved["layout"] = replace(self.layout, bounds_tensor=bounds)
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -55,50 +88,62 @@ class RankStep:
 
 
 def micro_batch(
-    cache: TokenCache, samples: Sequence[int], weight: float, *, step: int = 0, number: int = 0
+    texts: Samples,
+    samples: Sequence[int],
+    weights: RowWeights | float,
+    *,
+    step: int = 0,
+    number: int = 0,
+    padded: bool = False,
 ) -> MicroBatch:
-    """Return the samples as one row; without samples an empty one: one token, no supervised row.
+    """Return the samples as one row, or as padded rows; `weights` are those of supervised rows.
 
-    An empty micro-batch has a loss of exactly 0 that is connected to the graph, so a rank without
-    data still joins every reduction.
+    Without samples it is an empty one: one token, no supervised row. Its loss is exactly 0 but
+    connected to the graph, so a rank without data still joins every reduction.
     """
-    spans = [(int(cache.offsets[i]), int(cache.offsets[i + 1])) for i in samples]
-    if not spans:
-        return _empty(step, number)
-    tokens = np.concatenate([cache.tokens[start:end] for start, end in spans]).astype(np.int64)
-    flags = np.concatenate([cache.flags[start:end] for start, end in spans]) & SUPERVISED
-    bounds = np.cumsum([0, *(end - start for start, end in spans)])
-    flags[bounds[:-1]] = 0
-    labelled = np.flatnonzero(flags)
-    positions = np.concatenate([np.arange(end - start) for start, end in spans])
+    found = [texts.sample(i) for i in samples] or [EMPTY]
+    lengths = [len(tokens) for tokens, _ in found]
+    stride = max(lengths)
+    starts = [stride * row for row in range(len(found))] if padded else _bounds(lengths)[:-1]
+    shape = (len(found), stride) if padded else (1, sum(lengths))
+    places = np.concatenate(
+        [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    )
+    labelled = [np.flatnonzero(flags & SUPERVISED) for _, flags in found]
+    offsets = np.repeat(starts, [len(one) for one in labelled])
     return MicroBatch(
         step=step,
         number=number,
-        tokens=torch.from_numpy(tokens)[None],
-        positions=torch.from_numpy(positions)[None],
-        rows=torch.from_numpy(labelled - 1),
-        labels=torch.from_numpy(tokens[labelled]),
-        weights=torch.full((len(labelled),), weight, dtype=torch.float32),
-        layout=_layout(bounds.tolist()),
+        tokens=_spread(np.concatenate([tokens for tokens, _ in found]), places, shape),
+        positions=_spread(np.concatenate([np.arange(one) for one in lengths]), places, shape),
+        rows=torch.from_numpy(np.concatenate(labelled) + offsets.astype(np.int64) - 1),
+        labels=_labels(found, labelled),
+        weights=_weights(weights, [len(one) for one in labelled]),
+        layout=None if padded else _layout(_bounds(lengths)),
+        mask=_spread(np.ones(len(places)), places, shape).bool() if padded else None,
     )
 
 
-def rank_step(cache: TokenCache, plan: Plan, number: int, rank: int, world: int) -> RankStep:
-    """Return a rank's micro-batches of a step; every rank gets equally many."""
-    step = plan.step(number)
-    weight = token_weight(step.supervised)
-    hand = plan.hands(step, world)[rank]
-    batches = tuple(
+def rank_step(texts: Split, plan: Plan, number: int, rank: int, world: int) -> RankStep:
+    """Return a rank's micro-batches of a step, in pinned memory where there is a GPU.
+
+    Every rank gets equally many.
+    """
+    step, settings = plan.step(number), plan.settings
+    weights = RowWeights(settings.averaging, step.supervised, len(step.samples))
+    batches = (
         micro_batch(
-            cache,
+            texts.of(step.epoch),
             () if one is None else step.micro_batches[one],
-            weight,
+            weights,
             step=number,
             number=len(step.micro_batches) if one is None else one,
+            padded=settings.padded,
         )
-        for one in hand
+        for one in plan.hands(step, world)[rank]
     )
-    return RankStep(step, batches)
+    pin = torch.cuda.is_available()
+    return RankStep(step, tuple(one.pinned() if pin else one for one in batches))
 
 
 class Prefetch(Generic[Item]):
@@ -106,16 +151,24 @@ class Prefetch(Generic[Item]):
 
     def __init__(self, build: Callable[[int], Item], numbers: Iterable[int]) -> None:
         self._build, self._numbers = build, numbers
+        self.waited = 0.0
+        """waited is how long the last item was waited for, in seconds"""
         self._queue: queue.Queue[Item | BaseException | None] = queue.Queue(AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Item]:
-        while (item := self._queue.get()) is not None:
+        while (item := self._next()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
+
+    def _next(self) -> Item | BaseException | None:
+        asked = time.monotonic()
+        item = self._queue.get()
+        self.waited = time.monotonic() - asked
+        return item
 
     def close(self) -> None:
         """Stop building; what was built is dropped."""
@@ -140,10 +193,34 @@ class Prefetch(Generic[Item]):
             return
 
 
-def _empty(step: int, number: int) -> MicroBatch:
-    none = torch.zeros(0, dtype=torch.int64)
-    token = torch.zeros(1, 1, dtype=torch.int64)
-    return MicroBatch(step, number, token, token, none, none, none.float(), _layout([0, 1]))
+EMPTY = (np.zeros(1, np.uint32), np.zeros(1, np.uint8))
+"""The token of an empty micro-batch."""
+
+
+def _bounds(lengths: Sequence[int]) -> list[int]:
+    return list(accumulate(lengths, initial=0))
+
+
+def _spread(values: NDArray[Any], places: NDArray[np.int64], shape: tuple[int, int]) -> Tensor:
+    """Return int64 of a shape with the values at flat places, zero elsewhere."""
+    spread = np.zeros(shape[0] * shape[1], np.int64)
+    spread[places] = values
+    return torch.from_numpy(spread).view(shape)
+
+
+def _labels(
+    found: Sequence[tuple[NDArray[np.uint32], NDArray[np.uint8]]],
+    labelled: Sequence[NDArray[np.int64]],
+) -> Tensor:
+    chosen = [tokens[at] for (tokens, _), at in zip(found, labelled, strict=True)]
+    return torch.from_numpy(np.concatenate(chosen).astype(np.int64))
+
+
+def _weights(weights: RowWeights | float, rows: Sequence[int]) -> Tensor:
+    of_sample = [
+        weights.of(count) if isinstance(weights, RowWeights) else weights for count in rows
+    ]
+    return torch.from_numpy(np.repeat(np.array(of_sample, np.float32), rows))
 
 
 def _layout(bounds: Sequence[int]) -> Layout:

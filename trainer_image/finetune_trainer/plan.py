@@ -11,16 +11,19 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from heapq import heapreplace
-from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.training_settings import LossAveraging
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.packing import borders, deal, pack, pack_padded
+
+__all__ = ["Plan", "PlanSettings", "Step", "deal", "mix", "mixed", "order", "pack"]
 
 VERSION = 1
 WORD = (1 << 64) - 1
@@ -43,82 +46,50 @@ def mix(*words: int) -> int:
     return h
 
 
+def mixed(h: int, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return `mix(*before, word)` for every word, given `h = mix(*before)`."""
+    drawn = words + np.uint64((h + GAMMA) & WORD)
+    for shift, factor in ((30, FIRST), (27, SECOND)):
+        drawn ^= drawn >> np.uint64(shift)
+        drawn *= np.uint64(factor)
+    drawn ^= drawn >> np.uint64(31)
+    return drawn
+
+
 def order(count: int, seed: int, epoch: int) -> Order:
     """Return the samples 0…count-1 in the order of an epoch: sorted by `mix(seed, …, sample)`."""
-    h = np.full(count, mix(seed, ORDER, epoch), np.uint64)
-    h += np.arange(count, dtype=np.uint64)
-    h += np.uint64(GAMMA)
-    h = (h ^ h >> np.uint64(30)) * np.uint64(FIRST)
-    h = (h ^ h >> np.uint64(27)) * np.uint64(SECOND)
-    h ^= h >> np.uint64(31)
-    return np.argsort(h, kind="stable")
+    drawn = mixed(mix(seed, ORDER, epoch), np.arange(count, dtype=np.uint64))
+    return np.argsort(drawn, kind="stable")
 
 
-def cut(
-    order: Sequence[int], lengths: Sequence[int], *, samples: int = 0, tokens: int = 0
-) -> list[list[int]]:
-    """Return an epoch's steps: runs of the order of `samples` samples, or of at most `tokens`."""
-    steps: list[list[int]] = [[]]
-    load = 0
-    for i in order:
-        if (samples and len(steps[-1]) == samples) or (tokens and load + lengths[i] > tokens):
-            steps.append([])
-            load = 0
-        steps[-1].append(i)
-        load += lengths[i]
-    return steps
+class EpochIndex(Protocol):
+    """Final tokens and supervised rows of every sample of one epoch, both known before it."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sample."""
+        ...
+
+    @property
+    def supervised(self) -> NDArray[np.int64]:
+        """Supervised rows of each sample."""
+        ...
 
 
-def pack(step: Sequence[int], lengths: Sequence[int], budget: int, grain: int) -> list[list[int]]:
-    """Return micro-batches of at most `budget` tokens, their number a multiple of `grain`.
+@dataclass(frozen=True)
+class PlainIndex:
+    """The index of every epoch where nothing changes a length."""
 
-    The longest sample goes first, always into the emptiest bin; bins may stay empty.
-    """
-    todo = sorted(step, key=lambda i: (-lengths[i], i))
-    count = grain * -(-sum(lengths[i] for i in step) // (budget * grain))
-    while (bins := _filled(todo, lengths, budget, count)) is None:
-        count += grain
-    return bins
-
-
-def _filled(
-    todo: Sequence[int], lengths: Sequence[int], budget: int, count: int
-) -> list[list[int]] | None:
-    bins: list[list[int]] = [[] for _ in range(count)]
-    loads = [(0, number) for number in range(count)]
-    for i in todo:
-        load, number = loads[0]
-        if load + lengths[i] > budget:
-            return None
-        heapreplace(loads, (load + lengths[i], number))
-        bins[number].append(i)
-    return bins
-
-
-def deal(costs: Sequence[int], world: int) -> list[list[int | None]]:
-    """Return per rank the numbers of its micro-batches, equally many; None is an empty one.
-
-    Rounds of equally heavy micro-batches are dealt, the heaviest first: ranks that run in
-    lock-step wait for the slowest of a round, and the memory peak comes first.
-    """
-    heaviest = sorted(range(len(costs)), key=lambda number: (-costs[number], number))
-    ranked = [*heaviest, *[None] * (-len(costs) % world)]
-    loads = [0] * world
-    hands: list[list[int | None]] = [[] for _ in range(world)]
-    for first in range(0, len(ranked), world):
-        lightest = sorted(range(world), key=lambda rank: (loads[rank], rank))
-        for rank, number in zip(lightest, ranked[first : first + world], strict=True):
-            hands[rank].append(number)
-            loads[rank] += 0 if number is None else costs[number]
-    return hands
+    lengths: NDArray[np.int64]
+    supervised: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PlanSettings:
     """What decides the steps. Either `samples` or `tokens` per step, `epochs` or `max_steps`.
 
-    `budget` (tokens of a micro-batch), `grain` (ranks of the first attempt) and the costs change
-    speed and memory, never which samples form a step.
+    `budget` (tokens of a micro-batch), `padded`, `grain` (ranks of the first attempt) and the
+    costs change speed and memory, never which samples form a step.
     """
 
     seed: int
@@ -128,10 +99,16 @@ class PlanSettings:
     epochs: float = 1.0
     max_steps: int = 0
     drop_last: bool = False
+    averaging: LossAveraging = LossAveraging.TOKENS
+    """averaging of the rows' losses over a step"""
     grain: int = 1
+    padded: bool = False
+    """padded micro-batches count every row as long as their longest one"""
     token_cost: int = 1
     square_cost: int = 0
     """costs of a token and of a squared segment length in `deal`, in any common unit"""
+    changes: Mapping[str, object] = field(default_factory=dict)
+    """changes are whatever else decides about samples: augmentations, weights of sources"""
 
 
 @dataclass(frozen=True)
@@ -147,18 +124,24 @@ class Step:
 
 
 class Plan:
-    """The steps of a run over samples with known lengths and numbers of supervised rows."""
+    """The steps of a run over samples with known lengths and numbers of supervised rows.
+
+    `augmented` gives the index of an epoch whose lengths differ from the samples' own.
+    """
 
     def __init__(
-        self, lengths: Sequence[int], supervised: Sequence[int], settings: PlanSettings
+        self,
+        lengths: Sequence[int] | NDArray[np.int64],
+        supervised: Sequence[int] | NDArray[np.int64],
+        settings: PlanSettings,
+        augmented: Callable[[int], EpochIndex] | None = None,
     ) -> None:
-        self.lengths = [int(length) for length in lengths]
-        self.supervised = [int(rows) for rows in supervised]
-        self.settings = settings
-        self._check()
-        self._order = lru_cache(maxsize=2)(
-            lambda epoch: order(len(self.lengths), settings.seed, epoch).tolist()
-        )
+        plain = PlainIndex(np.asarray(lengths, np.int64), np.asarray(supervised, np.int64))
+        self.settings, self._count = settings, len(plain.lengths)
+        self._check(plain)
+        self.index: Callable[[int], EpochIndex] = augmented or (lambda _: plain)
+        self._order = lru_cache(maxsize=2)(lambda epoch: order(self._count, settings.seed, epoch))
+        self._borders = lru_cache(maxsize=2)(self._cut)
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -179,26 +162,24 @@ class Plan:
     def step(self, number: int) -> Step:
         """Return a step; it needs no other step, whatever its number."""
         epoch, within = self._position(number)
-        samples = self._samples(epoch, within)
-        bins = pack(samples, self.lengths, self.settings.budget, self.settings.grain)
+        samples, index = self._samples(epoch, within), self.index(epoch)
+        chosen: list[int] = samples.tolist()
+        lengths = dict(zip(chosen, index.lengths[samples].tolist(), strict=True))
+        packed = pack_padded if self.settings.padded else pack
+        bins = packed(chosen, lengths, self.settings.budget, self.settings.grain)
         return Step(
             number=number,
             epoch=epoch,
-            samples=tuple(samples),
-            tokens=sum(self.lengths[i] for i in samples),
-            supervised=sum(self.supervised[i] for i in samples),
+            samples=tuple(chosen),
+            tokens=int(index.lengths[samples].sum()),
+            supervised=int(index.supervised[samples].sum()),
             micro_batches=tuple(tuple(one) for one in bins),
         )
 
     def hands(self, step: Step, world: int) -> list[list[int | None]]:
         """Return per rank the numbers of the step's micro-batches that it runs, in their order."""
-        return deal([self.cost(one) for one in step.micro_batches], world)
-
-    def cost(self, samples: Sequence[int]) -> int:
-        """Return the cost of a micro-batch: linear in tokens, quadratic in each segment."""
-        linear = sum(self.lengths[i] for i in samples)
-        squares = sum(self.lengths[i] ** 2 for i in samples)
-        return self.settings.token_cost * linear + self.settings.square_cost * squares
+        lengths = self.index(step.epoch).lengths
+        return deal([self._cost(lengths[list(one)]) for one in step.micro_batches], world)
 
     def epoch_end(self, number: int) -> bool:
         """Tell whether the step is the last of its epoch or of the run."""
@@ -226,14 +207,16 @@ class Plan:
             "samplesPerStep": settings.samples,
             "tokensPerStep": settings.tokens,
             "dropLast": settings.drop_last,
+            "changes": settings.changes,
         }
         text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
-    def _check(self) -> None:
-        settings, longest = self.settings, max(self.lengths, default=0)
-        if not self.lengths:
+    def _check(self, index: EpochIndex) -> None:
+        settings = self.settings
+        if not self._count:
             raise ConfigurationError("the training split is empty; add records or lower the splits")
+        longest = int(index.lengths.max())
         if longest > settings.budget:
             raise ConfigurationError(
                 f"training.maxTokensPerDevice: {settings.budget} is below the longest sample of "
@@ -241,44 +224,52 @@ class Plan:
             )
         if settings.tokens and longest > settings.tokens:
             raise ConfigurationError(
-                f"tokens per step: {settings.tokens} is below the longest sample of {longest}"
+                f"training.globalBatchTokens: {settings.tokens} is below the longest sample of "
+                f"{longest} tokens; raise it or lower tokenizer.maxLength"
             )
-        if settings.drop_last and len(self.lengths) < settings.samples:
+        if settings.drop_last and self._count < settings.samples:
             raise ConfigurationError(
-                f"dropping the last batch leaves no step: {len(self.lengths)} samples are fewer "
-                f"than one step of {settings.samples}"
+                f"training.dropLastBatch: no step is left, {self._count} samples are fewer than "
+                f"one step of {settings.samples}; lower the batch or keep the last one"
             )
 
-    def _samples(self, epoch: int, within: int) -> list[int]:
+    def _cost(self, lengths: NDArray[np.int64]) -> int:
+        """Return the cost of a micro-batch: linear in tokens, quadratic in each segment."""
+        if self.settings.padded and len(lengths):
+            lengths = np.full_like(lengths, lengths.max())
+        squares = int((lengths * lengths).sum())
+        return self.settings.token_cost * int(lengths.sum()) + self.settings.square_cost * squares
+
+    def _samples(self, epoch: int, within: int) -> Order:
         if self.settings.samples:
             first = within * self.settings.samples
-            samples: list[int] = self._order(epoch)[first : first + self.settings.samples]
-            return samples
-        return self._cut(epoch)[within]
+            return self._order(epoch)[first : first + self.settings.samples]
+        first, end = self._borders(epoch)[within : within + 2]
+        return self._order(epoch)[first:end]
 
-    def _cut(self, epoch: int) -> list[list[int]]:
-        steps = cut(self._order(epoch), self.lengths, tokens=self.settings.tokens)
-        return steps[:-1] if self.settings.drop_last and len(steps) > 1 else steps
+    def _cut(self, epoch: int) -> list[int]:
+        """Return where the token-sized steps of an epoch begin and end."""
+        lengths = self.index(epoch).lengths[self._order(epoch)].tolist()
+        cuts = borders(lengths, self.settings.tokens)
+        return cuts[:-1] if self.settings.drop_last and len(cuts) > 2 else cuts
 
     def _epoch_steps(self, epoch: int) -> int:
         if not self.settings.samples:
-            return len(self._cut(epoch))
-        whole, rest = divmod(len(self.lengths), self.settings.samples)
+            return len(self._borders(epoch)) - 1
+        whole, rest = divmod(self._count, self.settings.samples)
         return whole + (1 if rest and not self.settings.drop_last else 0)
 
     def _position(self, number: int) -> tuple[int, int]:
         if self.settings.samples:
             return divmod(number, self.steps_per_epoch)
-        ends = self._token_epoch_ends
-        epoch = bisect_right(ends, number)
-        return epoch, number - (ends[epoch - 1] if epoch else 0)
+        epoch = bisect_right(self._token_epoch_ends, number)
+        return epoch, number - (self._token_epoch_ends[epoch - 1] if epoch else 0)
 
     @cached_property
     def _token_epoch_ends(self) -> list[int]:
-        if not self.settings.max_steps:
-            epochs = math.ceil(self.settings.epochs)
-            return list(accumulate(self._epoch_steps(epoch) for epoch in range(epochs)))
+        """Steps done after each epoch, all cut before step 1: the schedule needs its length."""
         ends: list[int] = []
-        while not ends or ends[-1] < self.settings.max_steps:
+        most = self.settings.max_steps
+        while ends[-1:] < [most] if most else len(ends) < math.ceil(self.settings.epochs):
             ends.append((ends[-1] if ends else 0) + self._epoch_steps(len(ends)))
         return ends
