@@ -56,9 +56,13 @@ class LocalRun:
             documents = read_manifests(self._paths)
         except ManifestError as error:
             return list(error.problems)
+        texts = [document for document in documents if document.is_config_map]
+        documents = [document for document in documents if not document.is_config_map]
         problems = [p for document in documents for p in self._problems(document)]
         if problems:
             return problems
+        for document in texts:
+            self._cluster.hold(document.manifest)
         for document in documents:
             self._cluster.submit(document.manifest)
         self._keys = [key_of(_namespaced(document.manifest)) for document in documents]

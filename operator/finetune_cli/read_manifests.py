@@ -20,6 +20,8 @@ from finetune_api.names import API_VERSION
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 _KUSTOMIZATION = ("kustomization.yaml", "kustomization.yml")
+CONFIG_MAP = ("v1", "ConfigMap")
+"""What a spec may refer to and a cluster would hold: a prompt's own template."""
 _LARGEST_EXACT = 1e21
 """From here on a number without fraction stays a double, as in kubectl."""
 
@@ -44,9 +46,14 @@ class Document:
         """Return `Kind/name`."""
         return f"{self.manifest['kind']}/{self.manifest['metadata']['name']}"
 
+    @property
+    def is_config_map(self) -> bool:
+        """Tell whether this is no object of ours, but text that one of them refers to."""
+        return bool(self.manifest["kind"] == CONFIG_MAP[1])
+
 
 def read_manifests(paths: Iterable[str | Path]) -> list[Document]:
-    """Return all objects of our kinds in files, folders (not below them) and `-`.
+    """Return all objects of our kinds, and ConfigMaps, in files, folders and `-`.
 
     Raises `ManifestError` with the problems of all files.
     """
@@ -112,12 +119,13 @@ def _is_list(value: dict[str, Any]) -> bool:
 def _identity_problem(document: Document, earlier: list[Document]) -> str | None:
     manifest = document.manifest
     kind, version, metadata = (manifest.get(key) for key in ("kind", "apiVersion", "metadata"))
-    if kind not in SERVED_KINDS:
+    named = isinstance(metadata, dict) and isinstance(metadata.get("name"), str)
+    if kind not in SERVED_KINDS and not ((version, kind) == CONFIG_MAP and named):
         kinds = ", ".join(SERVED_KINDS)
         return f"kind {kind} is not read here; use {kinds}, and kubectl for other kinds"
-    if version != API_VERSION:
+    if version != API_VERSION and kind in SERVED_KINDS:
         return f"apiVersion of {kind} is {version}; use {API_VERSION}"
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+    if not named:
         return f"metadata.name of {kind} is missing; give the object a name"
     for other in earlier:
         namespaces = (each.manifest["metadata"].get("namespace") for each in (document, other))

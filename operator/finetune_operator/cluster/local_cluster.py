@@ -112,6 +112,15 @@ class LocalCluster:
         newer = self.objects.replace(admitted)
         return "unchanged" if newer["metadata"]["resourceVersion"] == version else "configured"
 
+    def hold(self, config_map: Manifest) -> None:
+        """Take a user's ConfigMap, which a spec may refer to."""
+        given = deepcopy(config_map)
+        given["metadata"].setdefault("namespace", NAMESPACE)
+        if self.objects.read(object_key(given)) is None:
+            self.objects.create(given)
+        else:
+            self.objects.replace(given)
+
     def suspend(self, key: Key) -> None:
         """Set runPolicy.suspend, as a user would with kubectl."""
 

@@ -105,7 +105,7 @@ class LocalVolumes:
             found = self._config_map(pod["metadata"]["namespace"], config["name"])
             if found is None:
                 raise NotMountedError("FailedMount", f'configmap "{config["name"]}" not found')
-            _write_files(folder, found.get("data", {}))
+            _write_files(folder, _items(config, found.get("data", {})))
         elif secret := volume.get("secret"):
             _write_files(folder, self._secret(secret["secretName"]))
 
@@ -136,6 +136,18 @@ def _make_folders(container: Manifest, root: PodRoot) -> None:
             path = Path(inside)
             if path != root.termination_log:
                 path.mkdir(parents=True, exist_ok=True)
+
+
+def _items(volume: Manifest, data: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the files of a volume: all keys, or those it names by their paths."""
+    items = volume.get("items")
+    if items is None:
+        return data
+    for item in items:
+        if item["key"] not in data:
+            problem = f"references non-existent config key: {item['key']}"
+            raise NotMountedError("FailedMount", f'configmap "{volume["name"]}" {problem}')
+    return {item["path"]: data[item["key"]] for item in items}
 
 
 def _write_files(folder: Path, values: Mapping[str, str]) -> None:
