@@ -25,7 +25,7 @@ def test_the_page_of_a_kind_has_every_field_with_its_default(kind: str) -> None:
     rows = {line.split(" | ")[0]: line for line in fields.splitlines()}
     spec = schema_of(kind)["properties"]["spec"]
     for block, schema in spec["properties"].items():
-        assert schema["description"] in rows[f"| `spec.{block}`"]
+        assert " ".join(schema["description"].split()) in rows[f"| `spec.{block}`"]
         for name, field in schema.get("properties", {}).items():
             row = rows[f"| `spec.{block}.{name}`"]
             assert str(field.get("maximum", "")) in row
