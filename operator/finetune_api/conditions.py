@@ -98,6 +98,10 @@ FAILURE_REASONS: dict[str, tuple[str, str]] = {
     "CheckpointNotFound": ("the experiment keeps no such checkpoint", "choose another"),
     "AddressNotAllowed": ("the administrator's policy forbids the address", "use an allowed one"),
     "ModelNotAllowed": ("the administrator's policy forbids the model", "use an allowed one"),
+    "MemoryPlanExceeded": (
+        "the predicted peak is above compute.gpuMemory",
+        "take one of the settings in the message",
+    ),
     "OutOfGPUMemory": ("CUDA ran out of memory", "lower training.maxTokensPerDevice"),
     "OutOfHostMemory": ("the pod's memory limit was reached", "raise compute.resources"),
     "NoSpace": ("a disk or volume is full", "raise storage.scratchSize or the volume"),
@@ -107,6 +111,18 @@ FAILURE_REASONS: dict[str, tuple[str, str]] = {
     "Disrupted": (
         "drained, evicted or preempted more often than retries.disruption",
         "raise it or use other nodes",
+    ),
+    "StartTimeout": (
+        "not all of an attempt was up within runPolicy.startDeadlineSeconds, retries used up",
+        "repair what the message names; raise the deadline or retries.startTimeout",
+    ),
+    "DeadlineExceeded": (
+        "it ran longer than runPolicy.activeDeadlineSeconds",
+        "raise the deadline; a checkpoint was written",
+    ),
+    "QueueDeadlineExceeded": (
+        "no node within runPolicy.queueDeadlineSeconds",
+        "repair what the message names, or raise the deadline",
     ),
     "UnknownError": ("unclassified exit, retries used up", "see the log"),
     "NameTaken": ("a child's name belongs to somebody else", "rename the object"),

@@ -44,6 +44,9 @@ class ModelStatus(ApiModel):
     """trainableParameters of the run."""
 
 
+Verdict = Literal["Fits", "FitsWithRecomputation", "NotJudged"]
+
+
 class MemoryStatus(ApiModel):
     """The memory plan of one GPU, in bytes."""
 
@@ -51,7 +54,7 @@ class MemoryStatus(ApiModel):
     """estimatedBytes at the peak of a step."""
     available_bytes: int | None = None
     """availableBytes is compute.gpuMemory; absent = not known, nothing was refused."""
-    verdict: Literal["Fits", "FitsWithRecomputation", "NotJudged"]
+    verdict: Verdict
     """verdict on the plan; NotJudged without availableBytes. One that does not fit is refused."""
     terms: dict[Annotated[str, StringConstraints(max_length=63)], int] = Field(
         default_factory=dict, max_length=8
@@ -115,8 +118,8 @@ class PlanStatus(ApiModel):
     """attention used."""
     checkpointed_layers: int | None = None
     """checkpointedLayers are recomputed in backward; absent = decided on the device."""
-    reshard: bool = True
-    """reshard: FSDP lets a layer's gathered weights go after its forward."""
+    reshard_after_forward: bool = True
+    """reshardAfterForward: FSDP lets a layer's gathered weights go after its forward."""
     memory: MemoryStatus | None = None
     """memory is the plan's estimate per GPU."""
 

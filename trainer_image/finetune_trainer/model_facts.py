@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from finetune_api.model_shape import ModelShape, model_shape
 from finetune_api.training_settings import Adapter, AdapterType
 from finetune_trainer.errors import ConfigurationError
 
@@ -28,6 +29,8 @@ class ModelFacts:
     vocabulary: int | None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """shapes of the tensors by name; empty where the weights do not lie here."""
+    shape: ModelShape | None = None
+    """shape as the configuration tells it."""
 
     @property
     def parameters(self) -> int | None:
@@ -64,11 +67,13 @@ def model_facts(folder: Path) -> ModelFacts:
             "use a model whose architecture ends in ForCausalLM",
             reason="UnsupportedModel",
         )
+    shapes = _shapes(folder)
     return ModelFacts(
         architecture=architecture,
         context=next((n for name in CONTEXT_NAMES if isinstance(n := config.get(name), int)), None),
         vocabulary=config.get("vocab_size"),
-        shapes=_shapes(folder),
+        shapes=shapes,
+        shape=model_shape(config, sum(map(prod, shapes.values())) or None),
     )
 
 

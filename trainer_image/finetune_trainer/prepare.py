@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.experiment_status import DatasetPin, ModelStatus, Truncation
+from finetune_api.presets import preset_of
 from finetune_api.run_outcome import PreparationSummary
 from finetune_api.training_settings import TrainOnTurns
 from finetune_trainer.base_model import local_model_folder, model_place, resolved_commit
@@ -178,6 +179,8 @@ def _summary(
             prepared_digest=digest,
             model_identity=f"{base.place}@{base.commit}",
             seed=config.seed,
+            shape=base.facts.shape,
+            trained=base.facts.trainable(config.spec.adapter, preset_of(config.spec).rank),
         ),
     )
     return PreparationSummary(

@@ -6,15 +6,27 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from finetune_api.experiment_status import PlanStatus
 from finetune_api.finetune_experiment import ExperimentSpec
-from finetune_api.training_settings import AdapterType, Dtype
+from finetune_api.memory_plan import MemoryEstimate
+from finetune_api.model_shape import ModelShape
+from finetune_api.presets import preset_of
+from finetune_api.strategy_settings import Strategy
+from finetune_api.training_settings import AdapterType, Batching, Dtype
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.plan import Plan, PlanSettings
+from finetune_trainer.resolved_memory import (
+    Batches,
+    check_compile,
+    checkpointed_layers,
+    memory_status,
+    resolved_batches,
+    resolved_memory,
+)
 from finetune_trainer.store import canonical_json
 
-EPOCHS, PER_DEVICE_BATCH, RANK = 1.0, 2, 16
 ADAPTER_RATE, FULL_RATE = 1e-4, 1e-5
 
 
@@ -29,6 +41,10 @@ class PreparedFacts:
     prepared_digest: str
     model_identity: str
     seed: int
+    shape: ModelShape | None = None
+    """shape of the model, as far as its configuration tells it."""
+    trained: int | None = None
+    """trained parameters, where the model's files lie here."""
 
 
 def ranks_of(spec: ExperimentSpec) -> int:
@@ -39,18 +55,26 @@ def ranks_of(spec: ExperimentSpec) -> int:
 
 def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
     """Return every number of the run; raise ConfigurationError for settings that cannot act."""
-    ranks, per_device = ranks_of(spec), spec.training.per_device_batch_size or PER_DEVICE_BATCH
-    plan = _steps(spec, facts, ranks, per_device)
-    adapter = spec.adapter.type != AdapterType.NONE
-    rank = (spec.adapter.rank or RANK) if adapter else None
-    status = PlanStatus(
-        template=facts.template,
-        compute_dtype=_compute_dtype(spec),
-        strategy="DDP" if ranks > 1 else "SingleProcess",
-        gpus=spec.compute.nodes * spec.compute.gpus_per_node,
-        ranks=ranks,
+    check_compile(spec)
+    preset = preset_of(spec)
+    batches = resolved_batches(spec, facts.shape, _compute_dtype(spec))
+    memory = resolved_memory(
+        spec,
+        facts.shape,
+        ranks=ranks_of(spec),
         max_length=facts.max_length,
-        per_device_batch_size=per_device,
+        trained=facts.trained,
+        batches=batches,
+    )
+    plan = _steps(spec, facts, batches, memory)
+    adapter = spec.adapter.type != AdapterType.NONE
+    rank = preset.rank if adapter else None
+    status = PlanStatus(
+        **_layout(spec, batches, memory),
+        template=facts.template,
+        gpus=spec.compute.nodes * spec.compute.gpus_per_node,
+        max_length=facts.max_length,
+        per_device_batch_size=preset.per_device_batch_size,
         global_batch_size=plan.settings.samples,
         max_tokens_per_device=plan.settings.budget,
         steps_per_epoch=plan.steps_per_epoch,
@@ -65,18 +89,50 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
     return status.model_copy(update={"digest": _identity(spec, status, plan, facts)})
 
 
-def _steps(spec: ExperimentSpec, facts: PreparedFacts, ranks: int, per_device: int) -> Plan:
-    training = spec.training
+def _layout(
+    spec: ExperimentSpec, batches: Batches, memory: MemoryEstimate | None
+) -> dict[str, Any]:
+    """Return the fields that say how the model lies on its devices."""
+    ranks, preset = ranks_of(spec), preset_of(spec)
+    return {
+        "ranks": ranks,
+        "compute_dtype": batches.compute_dtype.value,
+        "preset": preset.name,
+        "quantization": preset.quantization.value,
+        "batching": batches.batching.value,
+        "attention": batches.attention.value,
+        "strategy": _strategy(spec, ranks, memory),
+        "checkpointed_layers": checkpointed_layers(spec, memory),
+        "reshard_after_forward": memory is None or memory.settings.reshard,
+        "memory": memory_status(memory, spec) if memory else None,
+    }
+
+
+def _strategy(spec: ExperimentSpec, ranks: int, memory: MemoryEstimate | None) -> str:
+    """Return what the memory plan chose; without a plan a copy per rank, unless asked otherwise."""
+    if memory is not None:
+        return memory.settings.strategy
+    if spec.compute.strategy == Strategy.AUTO:
+        return Strategy.DDP.value if ranks > 1 else "SingleProcess"
+    return spec.compute.strategy.value
+
+
+def _steps(
+    spec: ExperimentSpec, facts: PreparedFacts, batches: Batches, memory: MemoryEstimate | None
+) -> Plan:
+    training, preset, ranks = spec.training, preset_of(spec), ranks_of(spec)
     samples = training.global_batch_size or (
-        ranks * per_device * training.gradient_accumulation_steps
+        ranks * preset.per_device_batch_size * training.gradient_accumulation_steps
     )
+    budget = training.max_tokens_per_device or preset.per_device_batch_size * facts.max_length
     settings = PlanSettings(
         seed=facts.seed,
-        budget=training.max_tokens_per_device or per_device * facts.max_length,
+        budget=memory.settings.tokens if memory else budget,
         samples=samples,
-        epochs=training.epochs or EPOCHS,
+        epochs=preset.epochs,
         max_steps=training.max_steps or 0,
         grain=ranks,
+        padded=batches.batching == Batching.PADDED,
     )
     return Plan(facts.lengths, facts.supervised, settings)
 
@@ -84,7 +140,7 @@ def _steps(spec: ExperimentSpec, facts: PreparedFacts, ranks: int, per_device: i
 def _epochs(spec: ExperimentSpec, plan: Plan) -> float:
     if spec.training.max_steps:
         return round(spec.training.max_steps / plan.steps_per_epoch, 4)
-    return spec.training.epochs or EPOCHS
+    return preset_of(spec).epochs
 
 
 def _warmup(spec: ExperimentSpec, total_steps: int) -> int:
@@ -106,10 +162,10 @@ def _learning_rate(spec: ExperimentSpec, *, adapter: bool) -> float:
     return ADAPTER_RATE if adapter else FULL_RATE
 
 
-def _compute_dtype(spec: ExperimentSpec) -> str:
+def _compute_dtype(spec: ExperimentSpec) -> Dtype:
     if spec.training.compute_dtype != Dtype.AUTO:
-        return spec.training.compute_dtype.value
-    return (Dtype.BFLOAT16 if spec.compute.gpus_per_node else Dtype.FLOAT32).value
+        return spec.training.compute_dtype
+    return Dtype.BFLOAT16 if spec.compute.gpus_per_node else Dtype.FLOAT32
 
 
 def _identity(spec: ExperimentSpec, status: PlanStatus, plan: Plan, facts: PreparedFacts) -> str:
@@ -119,6 +175,6 @@ def _identity(spec: ExperimentSpec, status: PlanStatus, plan: Plan, facts: Prepa
         "model": facts.model_identity,
         "adapter": spec.adapter.model_dump(mode="json", by_alias=True),
         "training": spec.training.model_dump(mode="json", by_alias=True),
-        "plan": status.model_dump(mode="json", by_alias=True, exclude={"digest"}),
+        "plan": status.model_dump(mode="json", by_alias=True, exclude={"digest", "memory"}),
     }
     return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"

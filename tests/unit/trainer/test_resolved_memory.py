@@ -1,0 +1,176 @@
+"""What cannot run or fit is refused in preparation, with the field, the numbers and a remedy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from finetune_api.finetune_experiment import ExperimentSpec
+from finetune_api.model_shape import ModelShape
+from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.resolved_plan import PreparedFacts, resolved_plan
+
+SHAPE = ModelShape(
+    layers=32,
+    hidden=4096,
+    heads=32,
+    query_width=4096,
+    key_value_width=1024,
+    feed_forward=14336,
+    vocabulary=128256,
+)
+CAPPED = replace(SHAPE, unpackable="its attention caps scores")
+STATEFUL = replace(SHAPE, unpackable="its layers carry state along the row")
+
+
+def planned(shape=SHAPE, **blocks):
+    given = {"model": {"name": "org/model"}, "dataset": {"name": "data"}}
+    spec = given | {
+        name: given.get(name, {}) | values if isinstance(values, dict) else values
+        for name, values in blocks.items()
+    }
+    facts = PreparedFacts(
+        lengths=[512] * 64,
+        supervised=[100] * 64,
+        max_length=512,
+        template="Raw",
+        prepared_digest="sha256:0",
+        model_identity="org/model@1",
+        seed=1,
+        shape=shape,
+    )
+    return resolved_plan(ExperimentSpec.model_validate_json(json.dumps(spec)), facts)
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks", "batching", "attention"),
+    [
+        pytest.param(SHAPE, {}, "Packed", "Varlen", id="dense model on a GPU"),
+        pytest.param(SHAPE, {"compute": {"gpusPerNode": 0}}, "Packed", "SDPA", id="on a CPU"),
+        pytest.param(CAPPED, {}, "Padded", "Eager", id="soft-capping"),
+        pytest.param(STATEFUL, {}, "Padded", "SDPA", id="state along the row"),
+        pytest.param(
+            SHAPE, {"training": {"batching": "Padded"}}, "Padded", "SDPA", id="asked padded"
+        ),
+        pytest.param(SHAPE, {"model": {"attention": "Eager"}}, "Padded", "Eager", id="asked eager"),
+        pytest.param(SHAPE, {"model": {"attention": "SDPA"}}, "Packed", "SDPA", id="asked SDPA"),
+        pytest.param(
+            SHAPE,
+            {"model": {"attention": "FlashAttention3"}},
+            "Packed",
+            "FlashAttention3",
+            id="asked FlashAttention3",
+        ),
+        pytest.param(
+            SHAPE, {"training": {"computeDtype": "Float32"}}, "Packed", "SDPA", id="32 bits"
+        ),
+    ],
+)
+def test_batching_and_attention_follow_from_model_device_and_wishes(
+    shape, blocks, batching, attention
+):
+    status = planned(shape, **blocks)
+    assert (status.batching, status.attention) == (batching, attention)
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks", "field"),
+    [
+        pytest.param(CAPPED, {"training": {"batching": "Packed"}}, "training.batching", id="caps"),
+        pytest.param(
+            STATEFUL, {"training": {"batching": "Packed"}}, "training.batching", id="state"
+        ),
+        pytest.param(
+            SHAPE,
+            {"training": {"batching": "Packed"}, "model": {"attention": "Eager"}},
+            "training.batching",
+            id="eager and packed",
+        ),
+        pytest.param(
+            SHAPE,
+            {"model": {"attention": "Varlen"}, "compute": {"gpusPerNode": 0}},
+            "model.attention",
+            id="varlen without GPU",
+        ),
+        pytest.param(
+            SHAPE,
+            {"model": {"attention": "Varlen"}, "training": {"computeDtype": "Float32"}},
+            "model.attention",
+            id="varlen in 32 bits",
+        ),
+        pytest.param(
+            replace(SHAPE, query_width=512 * 32),
+            {"model": {"attention": "FlashAttention2"}},
+            "model.attention",
+            id="heads too large",
+        ),
+        pytest.param(STATEFUL, {"model": {"attention": "Varlen"}}, "model.attention", id="padded"),
+        pytest.param(
+            CAPPED, {"model": {"attention": "SDPA"}}, "model.attention", id="SDPA with capping"
+        ),
+        pytest.param(
+            SHAPE,
+            {"training": {"compile": "Always"}, "adapter": {"dropout": 0.1}},
+            "training.compile",
+            id="compiled dropout",
+        ),
+        pytest.param(None, {"compute": {"gpuMemory": "80Gi"}}, "compute.gpuMemory", id="no shape"),
+    ],
+)
+def test_what_cannot_work_together_is_refused_by_the_name_of_its_field(shape, blocks, field):
+    with pytest.raises(ConfigurationError, match=f"spec.{field}: .+; ") as refused:
+        planned(shape, **blocks)
+    assert refused.value.reason == "DeadSetting"
+
+
+def test_a_run_that_cannot_fit_is_refused_with_its_terms_and_settings_that_fit():
+    with pytest.raises(ConfigurationError, match="gpuMemory") as refused:
+        planned(compute={"gpuMemory": "16Gi"})
+    message = refused.value.message
+    assert refused.value.reason == "MemoryPlanExceeded"
+    assert "weights 16.1 GB" in message
+    assert "model.quantization NF4 (" in message
+
+
+def test_the_memory_plan_and_what_it_chose_are_recorded():
+    status = planned(compute={"gpuMemory": "24Gi"}, training={"maxTokensPerDevice": 4096})
+    assert status.memory.verdict == "FitsWithRecomputation"
+    assert 0 < status.checkpointed_layers <= 32
+    assert status.memory.estimated_bytes <= 0.92 * status.memory.available_bytes
+    assert status.max_tokens_per_device == 4096
+
+
+def test_without_known_memory_the_device_decides_on_recomputation():
+    assert planned().checkpointed_layers is None
+    assert planned(training={"gradientCheckpointing": "Always"}).checkpointed_layers == 32
+    assert planned(compute={"gpusPerNode": 0}).checkpointed_layers == 0
+
+
+@pytest.mark.parametrize(
+    ("preset", "epochs", "rank", "quantization", "layers"),
+    [
+        ("Balanced", 1.0, 16, "None", 0),
+        ("QuickLook", 1.0, 8, "None", 0),
+        ("Quality", 3.0, 64, "None", 0),
+        ("LowMemory", 1.0, 8, "NF4", 32),
+    ],
+)
+def test_presets_fill_what_is_left_open(preset, epochs, rank, quantization, layers):
+    status = planned(preset=preset, compute={"gpuMemory": "192Gi"})
+    assert status.preset == f"{preset} 1"
+    assert (status.epochs, status.rank, status.quantization) == (epochs, rank, quantization)
+    assert status.checkpointed_layers == layers
+
+
+def test_a_given_value_wins_over_the_preset():
+    status = planned(
+        preset="LowMemory",
+        adapter={"rank": 4},
+        model={"quantization": "None"},
+        training={"epochs": 2.0, "perDeviceBatchSize": 3, "gradientCheckpointing": "Never"},
+    )
+    found = (status.rank, status.quantization, status.epochs, status.per_device_batch_size)
+    assert found == (4, "None", 2.0, 3)
+    assert status.checkpointed_layers == 0
