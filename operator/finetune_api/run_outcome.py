@@ -45,6 +45,8 @@ class FailureClass(StrEnum):
     EXTERNAL_SERVICE = "ExternalService"
     PEER_LOST = "PeerLost"
     DISRUPTION = "Disruption"
+    START_TIMEOUT = "StartTimeout"
+    DEADLINE = "Deadline"
     UNKNOWN = "Unknown"
 
 

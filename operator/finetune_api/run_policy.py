@@ -157,6 +157,8 @@ class Retries(ApiModel):
     """externalService: a store or hub kept failing (exit 30)."""
     unknown: int = Field(default=3, ge=0, le=1000)
     """unknown: exit 1 and signals without a better cause."""
+    start_timeout: int = Field(default=5, ge=0, le=10000)
+    """startTimeout: not everything was up within startDeadlineSeconds."""
 
 
 class TrainingRetries(Retries):
@@ -175,6 +177,19 @@ class RunPolicy(ApiModel):
     """backoffSeconds is the first delay of an attempt, doubling; the first restart is at once."""
     max_backoff_seconds: int = Field(default=600, ge=1, le=86400)
     """maxBackoffSeconds is the longest delay of a new attempt."""
+    start_deadline_seconds: int = Field(default=1800, ge=0)
+    """startDeadlineSeconds from the first pod on a node until all of the attempt works; then it is
+    stopped and what it holds is freed; 0 = off."""
+    active_deadline_seconds: int = Field(default=0, ge=0)
+    """activeDeadlineSeconds is the longest running time over all attempts, waiting for nodes
+    excluded; the run then stops with a checkpoint and fails; 0 = off."""
+    queue_deadline_seconds: int = Field(default=0, ge=0)
+    """queueDeadlineSeconds is the longest wait of an attempt for its first node; 0 = off."""
+    ttl_seconds_after_finished: int = Field(default=604800, ge=0)
+    """ttlSecondsAfterFinished: the Jobs of a success, and their pods, are deleted after it."""
+    retain_on_failure_seconds: int = Field(default=604800, ge=0)
+    """retainOnFailureSeconds: the same after a failure; until then ended pods stay readable and
+    hold no GPU."""
     retries: Retries = Retries()
     """retries are budgets per failure class."""
 

@@ -33,6 +33,21 @@ class Progress(ConfigModel):
     eta_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     train_tokens: int = Field(default=0, ge=0)
     tokens_per_second: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    supervised_tokens_per_second: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    phase_seconds: dict[str, float] = Field(default_factory=dict, max_length=8)
+    """phaseSeconds are mean seconds of a step by data, forward, backward, optimizer."""
+    mfu: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """mfu is the model's operations / the datasheet's peak, on GPUs whose peak is known."""
+    fill: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """fill is tokens / (micro-batches x their budget)."""
+    imbalance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """imbalance is the heaviest rank's operations / the mean rank's - 1."""
+    padding: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """padding is its share of a micro-batch's rows; 0 when samples lie end to end."""
+    skipped_updates: int = Field(default=0, ge=0)
+    """skippedUpdates were not finite and so not applied."""
+    rollbacks: int = Field(default=0, ge=0)
+    """rollbacks to a checkpoint before an update that was not finite."""
     loss: float | None = Field(default=None, allow_inf_nan=False)
     learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     gradient_norm: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -46,5 +61,7 @@ class Progress(ConfigModel):
     """checkpoint is the newest verified one."""
     save_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """saveSeconds is the slowest save so far."""
+    checkpoint_age_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """checkpointAgeSeconds since the newest checkpoint was cut."""
     quarantined: int = Field(default=0, ge=0)
     """quarantined counts damaged checkpoints set aside."""

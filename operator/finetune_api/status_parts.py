@@ -16,8 +16,12 @@ class AttemptStatus(ApiModel):
     """number counts attempts of all revisions; 0 = none yet. It never goes down."""
     generation: int = Field(default=0, ge=0)
     """generation of the spec that it runs."""
+    created_time: datetime | None = None
+    """createdTime is when it was recorded; it waits for a node from then on."""
     started_time: datetime | None = None
     """startedTime is when its first pod was bound to a node."""
+    stopping: str | None = Field(default=None, max_length=63)
+    """stopping is the deadline that ends it, once that is recorded."""
     world_size: int | None = None
     """worldSize is the number of ranks."""
     ended: str | None = Field(default=None, max_length=63)
@@ -37,6 +41,8 @@ class Restarts(ApiModel):
     """unknown restarts."""
     peer_lost: int = 0
     """peerLost restarts."""
+    start_timeout: int = 0
+    """startTimeout restarts."""
 
 
 class AttemptRecord(ApiModel):
@@ -118,6 +124,8 @@ class ObjectStatus(ApiModel):
     """startTime of the first attempt."""
     completion_time: datetime | None = None
     """completionTime of the terminal state."""
+    active_seconds: int = 0
+    """activeSeconds that ended attempts held nodes."""
     restarts: Restarts = Restarts()
     """restarts spent per failure class."""
     history: list[AttemptRecord] = Field(default_factory=list, max_length=10)

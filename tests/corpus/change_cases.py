@@ -38,6 +38,12 @@ def _condition(kind: str, status: str) -> dict[str, Any]:
     return {"type": kind, "status": status, "reason": "Pending", "lastTransitionTime": _TIME}
 
 
+_PLAN = {
+    "template": "Raw", "computeDtype": "Float32", "strategy": "DDP", "gpus": 0, "ranks": 1,
+    "maxLength": 64, "perDeviceBatchSize": 1, "globalBatchSize": 1, "maxTokensPerDevice": 64,
+    "stepsPerEpoch": 1, "totalSteps": 1, "warmupSteps": 0, "seed": 1, "epochs": 1.0,
+    "learningRate": 1e-4,
+}  # fmt: skip
 _COMPLETE = {"revision": 1, "conditions": [_condition("Complete", "True")]}
 
 CHANGE_CASES = [
@@ -114,6 +120,10 @@ CHANGE_CASES = [
     _observation("a word for a condition's status", "status.conditions[0].status", {},
                  {"conditions": [_condition("Ready", "Maybe")]}),
     _observation("a time that is none", "status.startTime", {}, {"startTime": "yesterday"}),
+    _observation("a part of the memory plan with a name beyond its bound",
+                 "status.plan.memory.terms", {},
+                 {"plan": _PLAN | {"memory": {"estimatedBytes": 1, "verdict": "Fits",
+                                              "terms": {"x" * 64: 1}}}}),
     _observation("a message beyond its bound", "status.conditions[0].message", {},
                  {"conditions": [{**_condition("Ready", "True"), "message": "x" * 1025}]}),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_api.names import DATASET, EXPERIMENT, EXPORT
 from finetune_operator.observed import Observed, Plan
 from finetune_operator.planners.answer import Answer, planned, unchanged
-from finetune_operator.planners.life import lives
+from finetune_operator.planners.leftovers import cleanup_seconds, leftovers
 from finetune_operator.planners.plan_dataset import plan_dataset
 from finetune_operator.planners.plan_experiment import is_outdated, plan_experiment
 from finetune_operator.planners.plan_export import plan_export
@@ -19,8 +19,7 @@ def plan(observed: Observed) -> Plan:
     if observed.object.metadata.deletion_timestamp is not None:
         return unchanged(observed)
     if is_final(observed.object.status) and not _begins_anew(observed):
-        left = tuple(job.ref for job in observed.jobs if lives(job))
-        return unchanged(observed, delete=left)
+        return unchanged(observed, delete=leftovers(observed), due=cleanup_seconds(observed))
     return _PLANNERS[observed.key.kind](observed)
 
 

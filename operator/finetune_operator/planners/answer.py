@@ -61,16 +61,19 @@ def planned(observed: Observed, answer: Answer) -> Plan:
     )
 
 
-def unchanged(observed: Observed, *, delete: tuple[ChildRef, ...] = ()) -> Plan:
+def unchanged(
+    observed: Observed, *, delete: tuple[ChildRef, ...] = (), due: float | None = None
+) -> Plan:
     """Return a plan that writes nothing but the generation it has seen."""
     stored, generation = observed.object.status, observed.object.metadata.generation
     if stored.observed_generation == generation or not stored.conditions:
-        return Plan(status=as_json(stored), delete=delete)
+        return Plan(status=as_json(stored), delete=delete, requeue_seconds=due)
     conditions = [
         known.model_copy(update={"observed_generation": generation}) for known in stored.conditions
     ]
     seen = {"conditions": conditions, "observed_generation": generation}
-    return Plan(status=as_json(stored.model_copy(update=seen)), delete=delete)
+    status = as_json(stored.model_copy(update=seen))
+    return Plan(status=status, delete=delete, requeue_seconds=due)
 
 
 def _observation(observed: Observed) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from finetune_api.run_outcome import FailureClass, Outcome
 from finetune_api.status_parts import AttemptRecord, AttemptStatus
 from finetune_operator.observed import Event, JobFacts
 from finetune_operator.planners.answer import Answer
+from finetune_operator.planners.deadlines import seconds_since
 from finetune_operator.planners.failure_class import End, failure_of
 from finetune_operator.planners.life import Life
 from finetune_operator.planners.retry_budget import spent
@@ -98,6 +99,7 @@ def _recorded(life: Life, end: End, updates: dict[str, Any]) -> dict[str, Any]:
         started = status.attempt.started_time or (life.job.created if life.job else None)
         attempt: AttemptStatus = updates["attempt"]
         updates["attempt"] = attempt.model_copy(update={"started_time": started})
+        updates["active_seconds"] = status.active_seconds + seconds_since(started, life.now)
         updates["start_time"] = status.start_time or started
     failure = end.failure.value if end.failure not in _NO_FAILURE else ""
     record = AttemptRecord(

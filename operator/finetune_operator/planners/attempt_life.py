@@ -11,13 +11,19 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from finetune_api.experiment_status import CheckpointStatus, ExperimentStatus
+from finetune_api.run_outcome import FailureClass
 from finetune_operator.observed import ChildRef, Event, Plan
 from finetune_operator.planners.answer import Answer, planned
 from finetune_operator.planners.attempt_end import completed, failed, last_word, resting, stopped
+from finetune_operator.planners.deadlines import (
+    next_deadline_seconds,
+    passed_deadline,
+    recorded_deadline,
+)
 from finetune_operator.planners.failure_class import end_of, vanished
 from finetune_operator.planners.life import Life, life, lives
 from finetune_operator.planners.pods_ready import waiting_message
-from finetune_operator.planners.retry_budget import delay_seconds
+from finetune_operator.planners.retry_budget import delay_seconds, start_delay_seconds
 from finetune_operator.planners.work import REPLACED, SUSPENDED, Work
 from finetune_operator.status import Situation, is_stopping
 
@@ -50,6 +56,40 @@ def a_suspended_attempt_is_stopped(life: Life) -> Answer | None:
     if life.remaining() or (life.job and lives(life.job)):
         return _stopping(life, delete=life.living())
     return stopped(life)
+
+
+def a_passed_deadline_is_recorded(life: Life) -> Answer | None:
+    attempt = life.observed.object.status.attempt
+    passed = passed_deadline(life) if life.under_way and attempt.stopping is None else None
+    if passed is None:
+        return None
+    message = f"{_named(life)} is being stopped: {passed.message}"
+    return Answer(
+        Situation.UNDER_WAY,
+        life.reason,
+        message,
+        {"attempt": attempt.model_copy(update={"stopping": passed.reason})},
+        life.verdicts(),
+        events=(Event("Warning", passed.reason, message),),
+    )
+
+
+def what_passed_a_deadline_is_stopped(life: Life) -> Answer | None:
+    """Stopped with grace: what it checkpoints is known to whatever follows."""
+    passed = recorded_deadline(life) if life.under_way else None
+    if passed is None:
+        return None
+    if not (life.remaining() or (life.job and lives(life.job))):
+        return failed(life, passed.end())
+    return Answer(
+        Situation.UNDER_WAY,
+        life.reason,
+        f"{_named(life)} is being stopped: {passed.message}",
+        verdicts=life.verdicts(),
+        delete=life.living(),
+        requeue_seconds=life.patience_seconds(),
+        pull_progress=bool(life.remaining()),
+    )
 
 
 def an_end_is_recorded_before_it_is_acted_on(life: Life) -> Answer | None:
@@ -122,6 +162,8 @@ def repeated_failures_are_spaced_out(life: Life) -> Answer | None:
     delay = delay_seconds(
         policy, status.history, stage=stage, saved_by=saved.attempt if saved else 0
     )
+    if recorded.ended == FailureClass.START_TIMEOUT:
+        delay = start_delay_seconds(status.restarts)
     due = (recorded.ended_time + timedelta(seconds=delay) - life.observed.now).total_seconds()
     if due <= 0:
         return None
@@ -178,7 +220,7 @@ def a_living_attempt_is_reported(life: Life) -> Answer | None:
         delete=_outdated(life),
         notices=life.work.notices(updates),
         pull_progress=job.bound and job.may_run,
-        requeue_seconds=life.patience_seconds(),
+        requeue_seconds=_soonest(life.patience_seconds(), next_deadline_seconds(life)),
     )
 
 
@@ -186,6 +228,8 @@ DECIDERS: tuple[Callable[[Life], Answer | None], ...] = (
     a_good_end_is_recorded,
     a_wish_to_suspend_is_recorded,
     a_suspended_attempt_is_stopped,
+    a_passed_deadline_is_recorded,
+    what_passed_a_deadline_is_stopped,
     an_end_is_recorded_before_it_is_acted_on,
     old_pods_are_gone_before_new_ones_start,
     pods_of_a_predecessor_are_gone_first,
@@ -203,6 +247,10 @@ def _has_ended(life: Life) -> bool:
     if life.job is None:
         return life.recorded.seen
     return not lives(life.job)
+
+
+def _soonest(*seconds: float | None) -> float | None:
+    return min((due for due in seconds if due is not None), default=None)
 
 
 def _stopping(life: Life, delete: tuple[ChildRef, ...] = ()) -> Answer:

@@ -25,6 +25,8 @@ REASONS: dict[FailureClass, str] = {
     FailureClass.PEER_LOST: "PeerLost",
     FailureClass.DISRUPTION: "Disrupted",
     FailureClass.UNKNOWN: "UnknownError",
+    FailureClass.START_TIMEOUT: "StartTimeout",
+    FailureClass.DEADLINE: "DeadlineExceeded",
 }
 """The reason of a class when the outcome names none that is known."""
 _CAUSES = tuple(

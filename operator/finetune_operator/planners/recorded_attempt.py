@@ -32,7 +32,12 @@ def recorded_attempt(observed: Observed, job_name: Callable[[str, int], str]) ->
 def begun_attempt(observed: Observed, number: int, *, ranks: int | None = None) -> dict[str, Any]:
     """Return the updates that record attempt `number`; its Job has not been seen yet."""
     status, metadata = observed.object.status, observed.object.metadata
-    attempt = AttemptStatus(number=number, generation=metadata.generation, world_size=ranks)
+    attempt = AttemptStatus(
+        number=number,
+        generation=metadata.generation,
+        world_size=ranks,
+        created_time=observed.now.replace(microsecond=0),
+    )
     children = status.children.model_copy(update={"job": None, "config_map": None})
     return {"attempt": attempt, "children": children}
 

@@ -11,6 +11,7 @@ _COUNTERS: dict[FailureClass, str] = {
     FailureClass.EXTERNAL_SERVICE: "external_service",
     FailureClass.UNKNOWN: "unknown",
     FailureClass.PEER_LOST: "peer_lost",
+    FailureClass.START_TIMEOUT: "start_timeout",
 }
 """Classes that are repeated; a class not named here never is."""
 
@@ -23,6 +24,15 @@ def spent(restarts: Restarts, retries: Retries, failure: FailureClass) -> Restar
     budget = getattr(retries, counter, retries.unknown)
     used: int = getattr(restarts, counter)
     return restarts.model_copy(update={counter: used + 1}) if used < budget else None
+
+
+FIRST_START_DELAY, LONGEST_START_DELAY = 60.0, 1800.0
+
+
+def start_delay_seconds(restarts: Restarts) -> float:
+    """Return the wait after a start that took too long: somebody else may start meanwhile."""
+    doubled: float = FIRST_START_DELAY * 2 ** max(0, restarts.start_timeout - 1)
+    return min(LONGEST_START_DELAY, doubled)
 
 
 def delay_seconds(

@@ -39,6 +39,8 @@ from finetune_operator.planners.work import Achievement, Obstacle, Recorded, Wor
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Situation, Verdict
 
 _ENGINE = IndexedJobEngine()
+ONE_DAY = 86400
+"""Ranks wait so long for each other where no start deadline is set."""
 _STAGES = {"Training": "Training", "Saving": "Training", "Evaluating": "Evaluating"}
 _MESSAGES = {
     "Starting": "images are pulled, ranks join",
@@ -173,6 +175,7 @@ def _config(observed: Observed, of: Owner) -> TrainingConfig:
         prefix=storage_prefix(EXPERIMENT, metadata.namespace, metadata.name, metadata.uid),
         ranks=world_size(spec.compute),
         grain=settled(plan, "status.plan").ranks,
+        start_deadline_seconds=spec.run_policy.start_deadline_seconds or ONE_DAY,
         known_checkpoints=_known(status.checkpoints),
     )
 

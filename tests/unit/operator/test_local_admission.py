@@ -101,6 +101,7 @@ def test_defaults_are_filled_in_from_outside_in() -> None:
         "disruption": 100,
         "externalService": 3,
         "unknown": 9,
+        "startTimeout": 5,
         "peerLost": 5,
     }
     assert stored["spec"]["training"]["scheduler"] == "Cosine"

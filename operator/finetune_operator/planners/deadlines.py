@@ -1,0 +1,95 @@
+"""Deadlines of an attempt, from times that the operator itself recorded.
+
+Suspended time and time in a queue cost nothing; clocks of two machines are never compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from finetune_api.run_outcome import FailureClass
+from finetune_operator.observed import JobFacts
+from finetune_operator.planners.failure_class import End
+from finetune_operator.planners.life import Life
+from finetune_operator.planners.pods_ready import waiting_message
+
+START, ACTIVE, QUEUE = "StartTimeout", "DeadlineExceeded", "QueueDeadlineExceeded"
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A deadline: what its passing is called, when that is, and how it is said."""
+
+    reason: str
+    time: datetime
+    message: str
+
+    def end(self) -> End:
+        """Return the end of an attempt that passed it; only a start is tried again."""
+        failure = FailureClass.START_TIMEOUT if self.reason == START else FailureClass.DEADLINE
+        return End(failure, self.reason, self.message)
+
+
+def passed_deadline(life: Life) -> Deadline | None:
+    """Return the first deadline that has passed."""
+    return next((one for one in _deadlines(life) if one.time <= life.observed.now), None)
+
+
+def recorded_deadline(life: Life) -> Deadline | None:
+    """Return the deadline for whose sake the attempt is being stopped; it may be lifted since."""
+    reason = life.observed.object.status.attempt.stopping
+    if reason is None or life.work.component != "attempt":
+        return None
+    live = (one for one in _deadlines(life, stopping=True) if one.reason == reason)
+    return next(live, Deadline(reason, life.now, "a deadline of runPolicy had passed"))
+
+
+def next_deadline_seconds(life: Life) -> float | None:
+    """Return the time until the next deadline passes, or None."""
+    dues = ((one.time - life.observed.now).total_seconds() for one in _deadlines(life))
+    return min(dues, default=None)
+
+
+def seconds_since(started: datetime | None, now: datetime) -> int:
+    """Return whole seconds, 0 for what has not begun."""
+    return max(0, int((now - started).total_seconds())) if started else 0
+
+
+def _is_starting(life: Life, job: JobFacts) -> bool:
+    told = job.progress
+    joined = told is not None and 0 < told.ranks_expected <= told.ranks_joined
+    return not joined and life.work.stage(job, life.reason)[0] == "Starting"
+
+
+def _deadlines(life: Life, *, stopping: bool = False) -> Iterator[Deadline]:
+    if life.work.component != "attempt" or life.job is None:
+        return
+    status, policy = life.observed.object.status, life.observed.object.spec.run_policy
+    attempt = status.attempt
+    started, why = attempt.started_time, waiting_message(life.job)
+    because = f": {why}" if why else ""
+    if started is None:
+        if policy.queue_deadline_seconds and attempt.created_time and not life.job.bound:
+            yield Deadline(
+                QUEUE,
+                attempt.created_time + timedelta(seconds=policy.queue_deadline_seconds),
+                f"no pod got a node within runPolicy.queueDeadlineSeconds "
+                f"{policy.queue_deadline_seconds}{because}",
+            )
+        return
+    if policy.active_deadline_seconds:
+        left = policy.active_deadline_seconds - status.active_seconds
+        yield Deadline(
+            ACTIVE,
+            started + timedelta(seconds=left),
+            f"it ran for runPolicy.activeDeadlineSeconds {policy.active_deadline_seconds}",
+        )
+    if policy.start_deadline_seconds and (stopping or _is_starting(life, life.job)):
+        yield Deadline(
+            START,
+            started + timedelta(seconds=policy.start_deadline_seconds),
+            f"not all of it was up within runPolicy.startDeadlineSeconds "
+            f"{policy.start_deadline_seconds}{because}",
+        )
