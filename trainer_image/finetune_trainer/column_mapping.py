@@ -11,6 +11,7 @@ from finetune_api.dataset_status import ColumnStatus
 from finetune_trainer.findings import Problem, shortened
 
 MESSAGES, SYSTEM, PROMPT, ANSWER, DOCUMENT = "messages", "system", "prompt", "answer", "text"
+ID, PARENT = "id", "parentId"
 
 NAMES: dict[str, tuple[str, ...]] = {
     MESSAGES: ("messages", "conversations", "conversation"),
@@ -18,6 +19,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     PROMPT: ("instruction", "prompt", "question", "input", "user", "query"),
     ANSWER: ("output", "answer", "response", "completion", "assistant"),
     DOCUMENT: ("text", "content", "document"),
+    ID: ("id", "ID", "message_id", "index"),
+    PARENT: ("parent_id", "parent"),
 }
 """Columns recognised when no mapping is given, per part of a record."""
 
@@ -34,6 +37,7 @@ class Shape:
 SHAPES: dict[Layout, Shape] = {
     Layout.MESSAGES: Shape(RecordType.CONVERSATION, (MESSAGES,), (SYSTEM,)),
     Layout.COLUMNS: Shape(RecordType.CONVERSATION, (PROMPT, ANSWER), (SYSTEM,)),
+    Layout.PARENT_CHAIN: Shape(RecordType.CONVERSATION, (ID, PARENT, PROMPT, ANSWER), (SYSTEM,)),
     Layout.PLAIN_TEXT: Shape(RecordType.TEXT, (DOCUMENT,)),
 }
 
@@ -61,10 +65,17 @@ class Mapping:
 
 
 def column_mapping(
-    columns: Sequence[str], spec: DatasetSpec, file: str
+    columns: Sequence[str], spec: DatasetSpec, file: str, *, held_out: bool = False
 ) -> tuple[Mapping | None, list[Problem]]:
-    """Return the mapping of a source with these columns, or None and what is wrong."""
+    """Return the mapping of a source with these columns, or None and what is wrong.
+
+    A source that is `held_out` may lack the parent column: its rows are single turns then.
+    """
     given = _given(spec.columns or Columns())
+    if held_out and not set(given.get(PARENT, NAMES[PARENT])) & set(columns):
+        given = {part: names for part, names in given.items() if part not in (ID, PARENT)}
+        if spec.layout == Layout.PARENT_CHAIN:
+            spec = spec.model_copy(update={"layout": Layout.COLUMNS})
     missing = list(_unknown_columns(given, columns, file))
     if missing:
         return None, missing
@@ -84,7 +95,8 @@ def _mapped(
     file: str,
 ) -> tuple[Mapping | None, list[Problem]]:
     shape = SHAPES[layout]
-    parts = [part for part in (*shape.required, *shape.optional) if found.get(part)]
+    named = (ID,) if ID in given and ID not in shape.required else ()
+    parts = [part for part in (*shape.required, *shape.optional, *named) if found.get(part)]
     problems = [
         Problem("AmbiguousColumns", file, detail=_both(part, found[part]))
         for part in parts
@@ -116,8 +128,13 @@ def _given(columns: Columns) -> dict[str, tuple[str, ...]]:
             given[part] = (value,)
     if columns.prompt is not None:
         given[PROMPT] = tuple(columns.prompt)
-    if columns.system is not None:
-        given[SYSTEM] = (columns.system,) if columns.system else ()
+    for part, name in (
+        (SYSTEM, columns.system),
+        (ID, columns.id),
+        (PARENT, columns.parent_id),
+    ):
+        if name is not None:
+            given[part] = (name,) if name else ()
     return given
 
 
@@ -141,6 +158,8 @@ def _possible(
     }
     named = {layout for layout in wanted if set(SHAPES[layout].required) & set(given)}
     wanted = named or wanted
+    if Layout.PARENT_CHAIN in wanted:  # its rows could be read one by one, but are linked
+        wanted -= {Layout.COLUMNS}
     # A text column beside an answer or turns is one of the columns that records do not use.
     conversations = wanted - {Layout.PLAIN_TEXT}
     return sorted(conversations or wanted)

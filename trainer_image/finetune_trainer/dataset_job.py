@@ -135,7 +135,7 @@ def _leaks(records: Sequence[Record], parts: Divided) -> list[Problem]:
         record = records[place]
         if record.content() in trained:
             problems.append(Problem("Leakage", record.place.file, record.place.row))
-        elif record.group is not None and parts.groups[place] in trained_groups:
+        elif (record.group or record.tree) is not None and parts.groups[place] in trained_groups:
             problems.append(Problem("GroupAcrossSplits", record.place.file, record.place.row))
     return problems
 

@@ -127,7 +127,7 @@ def _sample(record: Record, split: str, why: str) -> Sample:
         bubbles: Sequence[tuple[str, str]] = [("text", record.text)]
     else:
         bubbles = [("system", record.system)] if record.system else []
-        bubbles = [*bubbles, *record.turns]
+        bubbles = [*bubbles, *((turn.role, turn.content) for turn in record.turns)]
     place = record.place
     return Sample(
         title=f"{place.file}, row {place.row} · {why}",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_api.dataset import Layout, Role
@@ -24,6 +25,8 @@ ALIASES = {
     "tool": Role.TOOL,
 }
 """Spellings of roles that need no `spec.roles`."""
+TRAIN_KEYS = ("train", "weight")
+"""Keys of a turn that keep it out of the loss when they are false or 0."""
 KINDS = {
     bool: "true or false",
     int: "a number",
@@ -41,6 +44,8 @@ class Content:
     system: str | None = None
     turns: tuple[Turn, ...] = ()
     text: str | None = None
+    id: str | None = None
+    parent: str | None = None
 
 
 class UnreadableCellError(Exception):
@@ -65,7 +70,14 @@ def record_of(
         return Problem(
             error.reason, place.file, row.number, error.column, error.detail, "", excerpt
         )
-    return Record(place=place, system=content.system, turns=content.turns, text=content.text)
+    return Record(
+        place=place,
+        system=content.system,
+        turns=content.turns,
+        text=content.text,
+        id=content.id or given_id(row.cells, mapping),
+        parent=content.parent,
+    )
 
 
 def cells_excerpt(row: Row) -> str:
@@ -83,6 +95,17 @@ def columns_content(
     answer = text_cell(cells, mapping.columns[parts.ANSWER][0])
     turns = (Turn(Role.USER, prompt), Turn(Role.ASSISTANT, answer))
     return Content(system=_system(cells, mapping), turns=turns)
+
+
+def parent_chain_content(
+    cells: Mapping[str, Any], mapping: parts.Mapping, roles: Mapping[str, Role]
+) -> Content:
+    """Read one exchange per row, with its id and the id of the row before it."""
+    row = columns_content(cells, mapping, roles)
+    name, parent = (id_cell(cells, mapping.columns[part][0]) for part in (parts.ID, parts.PARENT))
+    if name is None:
+        raise UnreadableCellError("NotText", mapping.columns[parts.ID][0], "found no id")
+    return replace(row, id=name, parent=parent)
 
 
 def plain_text_content(
@@ -118,7 +141,10 @@ def _turns(value: list[Any], column: str, roles: Mapping[str, Role]) -> Iterator
         role = roles.get(spelling) or ALIASES.get(spelling.lower())
         if role is None:
             raise UnreadableCellError("UnknownRole", column, f'"{shortened(spelling, 40)}"')
-        yield Turn(role.value, content)
+        flags = [turn[key] for key in TRAIN_KEYS if turn.get(key) is not None]
+        if not all(isinstance(flag, bool | int | float) for flag in flags):
+            raise UnreadableCellError("WrongCellType", column)
+        yield Turn(role.value, content, all(flags))
 
 
 def _system(cells: Mapping[str, Any], mapping: parts.Mapping) -> str | None:
@@ -139,6 +165,24 @@ def text_cell(cells: Mapping[str, Any], column: str) -> str:
     return value
 
 
+def given_id(cells: Mapping[str, Any], mapping: parts.Mapping) -> str | None:
+    """Return the id that a row has by itself, or None."""
+    column = mapping.column(parts.ID)
+    return None if column is None else id_cell(cells, column)
+
+
+def id_cell(cells: Mapping[str, Any], column: str) -> str | None:
+    """Return an id as text: 12, 12.0 and "12" are the same id; an empty cell is none."""
+    value = cells.get(column)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UnreadableCellError("NotText", column, f"found {_kind(value)}")
+    text = str(value).strip()
+    whole = re.fullmatch(r"(-?\d+)\.0+", text)
+    return whole[1] if whole else text
+
+
 def _kind(value: Any) -> str:
     return KINDS.get(type(value), type(value).__name__)
 
@@ -146,5 +190,6 @@ def _kind(value: Any) -> str:
 LAYOUTS: dict[Layout, LayoutReader] = {
     Layout.MESSAGES: messages_content,
     Layout.COLUMNS: columns_content,
+    Layout.PARENT_CHAIN: parent_chain_content,
     Layout.PLAIN_TEXT: plain_text_content,
 }

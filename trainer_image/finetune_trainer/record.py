@@ -16,6 +16,8 @@ class Turn(NamedTuple):
 
     role: str
     content: str
+    train: bool = True
+    """train is false where the data says that nothing is to be learned from the turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,19 @@ class Record:
     """group is the cell that keeps records together; None = the content itself."""
     split: str | None = None
     """split is train, validation or test where the source or a column says so."""
+    id: str | None = None
+    """id as the data gives it."""
+    parent: str | None = None
+    """parent is the id of the row that comes before, in the same conversation."""
+    tree: str | None = None
+    """tree is the id of the root row, for linked rows."""
 
     def content(self) -> bytes:
         """Return bytes that are equal exactly for equal content, wherever it was read."""
-        parts = self.text if self.text is not None else [self.system, self.turns]
+        turns = [turn[:2] if turn.train else turn for turn in self.turns]
+        parts: object = self.text if self.text is not None else [self.system, turns]
+        if self.tree is not None:  # a row of a conversation is no copy of a row of another
+            parts = [parts, self.id, self.parent]
         return json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode(
             "utf-8", "surrogatepass"
         )

@@ -6,9 +6,9 @@ Nothing in it depends on when, where or by whom it was made: equal records give 
 from __future__ import annotations
 
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from finetune_trainer.split import SPLITS, Divided
 from finetune_trainer.store import Store, download_verified, read_manifest, write_manifest
 
 FORMAT = "dataset/v1"
-_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+_TURN = [("role", pa.string()), ("content", pa.string())]
 _ORIGIN = [
     ("id", pa.string()),
     ("source", pa.string()),
@@ -29,9 +29,13 @@ _ORIGIN = [
     ("group", pa.string()),
 ]
 SCHEMAS: dict[str, Any] = {
-    CONVERSATION: pa.schema([*_ORIGIN, ("system", pa.string()), ("turns", pa.list_(_TURN))]),
+    CONVERSATION: pa.schema(
+        [*_ORIGIN, ("system", pa.string()), ("turns", pa.list_(pa.struct(_TURN)))]
+    ),
     TEXT: pa.schema([*_ORIGIN, ("text", pa.string())]),
 }
+LINKED: Any = pa.schema([*SCHEMAS[CONVERSATION], ("parent", pa.string())])
+"""Rows that name the row before them, by its id."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Rows:
     systems: list[str | None]
     turns: list[list[dict[str, str]]]
     texts: list[str]
+    groups: list[str] = field(default_factory=list)
+    """groups are what must stay together: a conversation tree, a given group, exact copies."""
+    parents: list[str | None] = field(default_factory=list)
+    """parents are ids of rows of the same split; empty where rows are not linked."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,14 +90,23 @@ def write_snapshot(
 
 
 def record_ids(records: Sequence[Record]) -> list[str]:
-    """Return ids that depend on source and content; copies are numbered."""
+    """Return ids: given ones, else by source and content; copies are numbered."""
     copies: Counter[str] = Counter()
     ids = []
-    for record in records:
-        plain = short_hash(record.place.source, record.content())
+    for record, known in zip(records, given_ids(records), strict=True):
+        plain = known or short_hash(record.place.source, record.content())
         ids.append(f"{plain}-{copies[plain]}" if copies[plain] else plain)
         copies[plain] += 1
     return ids
+
+
+def given_ids(records: Sequence[Record], part: str = "id") -> list[str | None]:
+    """Return the ids, or parents, that records have; the source tells equal ids of several."""
+    sources: dict[str | None, set[str]] = defaultdict(set)
+    for record in records:
+        sources[record.id].add(record.place.source)
+    names = [(record.place.source, getattr(record, part)) for record in records]
+    return [f"{source}:{name}" if len(sources[name]) > 1 else name for source, name in names]
 
 
 def read_snapshot(store: Store, folder: Path, digest: str) -> Snapshot:
@@ -129,10 +146,19 @@ def _table(
     }
     if record_type == TEXT:
         columns["text"] = [record.text for record in chosen]
-    else:
-        columns["system"] = [record.system for record in chosen]
-        columns["turns"] = [[turn._asdict() for turn in record.turns] for record in chosen]
-    return pa.Table.from_pydict(columns, schema=SCHEMAS[record_type])
+        return pa.Table.from_pydict(columns, schema=SCHEMAS[record_type])
+    columns["system"] = [record.system for record in chosen]
+    columns["turns"] = [[turn._asdict() for turn in record.turns] for record in chosen]
+    linked = any(record.tree is not None for record in chosen)
+    if linked:
+        parents = given_ids(records, "parent")
+        columns["parent"] = [parents[place] for place in members]
+    schema = LINKED if linked else SCHEMAS[CONVERSATION]
+    if any(not turn.train for record in chosen for turn in record.turns):
+        at = schema.get_field_index("turns")
+        turns = pa.list_(pa.struct([*_TURN, ("train", pa.bool_())]))
+        schema = schema.set(at, pa.field("turns", turns))
+    return pa.Table.from_pydict(columns, schema=schema)
 
 
 def _parquet(table: Any) -> bytes:
@@ -150,4 +176,6 @@ def _rows(path: Path) -> Rows:
         systems=table["system"].to_pylist() if "system" in names else none,
         turns=table["turns"].to_pylist() if "turns" in names else none,
         texts=table["text"].to_pylist() if "text" in names else none,
+        groups=table["group"].to_pylist(),
+        parents=table["parent"].to_pylist() if "parent" in names else [],
     )

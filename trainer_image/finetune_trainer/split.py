@@ -6,9 +6,10 @@ added, and exact copies, which share their group, are never on both sides.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from finetune_api.dataset import SplitShares
 from finetune_trainer.record import Record, short_hash
@@ -80,6 +81,8 @@ def _count(share: float, groups: int) -> int:
 def _group(record: Record) -> str:
     if record.group is not None:
         return short_hash("group", record.group)
+    if record.tree is not None:
+        return short_hash("tree", record.place.source, record.tree)
     return short_hash("content", record.content())
 
 
@@ -89,3 +92,20 @@ def sampled(rows: Sequence[int], limit: int | None, seed: int, source: str) -> s
         return set(rows)
     order = sorted(rows, key=lambda row: short_hash(seed, "sample", source, row))
     return set(order[:limit])
+
+
+def sampled_groups(
+    groups: Sequence[str], seed: int, *, share: float = 1.0, rows: int | None = None
+) -> set[str]:
+    """Return the first groups of their hash order: a share of them, or as many as `rows` hold.
+
+    `groups` names the group of every row. At least one group is kept, and whole ones only; a
+    smaller sample is part of a larger one.
+    """
+    sizes = Counter(groups)
+    order = sorted(sizes, key=lambda group: short_hash(seed, "sample", group))
+    if rows is None:
+        return set(order[: max(1, round(share * len(order)))])
+    loads = accumulate(sizes[group] for group in order)
+    fitting = sum(load <= rows for load in loads)
+    return set(order[: max(1, fitting)])

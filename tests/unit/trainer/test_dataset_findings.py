@@ -7,7 +7,8 @@ import pytest
 from data_ground import Ground, dataset_spec, from_claim, jsonl, questions
 from finding_cases import CASES, chat, messages
 from finetune_trainer.dataset_job import check_whole, read
-from finetune_trainer.findings import CHECKS, Findings, Problem
+from finetune_trainer.finding_kinds import CHECKS
+from finetune_trainer.findings import Findings, Problem
 from finetune_trainer.sources import fetch_source
 from finetune_trainer.sources.fetched_files import Desk
 from finetune_trainer.split import divided
