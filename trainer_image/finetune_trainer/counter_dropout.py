@@ -76,4 +76,4 @@ def count_dropout(model: nn.Module) -> None:
         for dropout in layer.lora_dropout.values():
             if type(dropout) is nn.Dropout:
                 dropout.__class__ = CounterDropout
-                dropout.linear = number
+                setattr(dropout, "linear", number)  # noqa: B010 - its class has just changed

@@ -23,11 +23,12 @@ JOINT_GATED = ("phi3.Phi3",)
 def lean(model: nn.Module) -> int:
     """Assign the lean subclass to every instance of a listed class; return their number."""
     assigned = 0
-    for module in model.modules():
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         forward = _lean_forwards().get(_place(type(module)))
         if forward is None or not _known_gate(module):
             continue
-        module.__class__ = _lean_class(forward, type(module))
+        module.__class__ = _lean_class(forward, module.__class__)
         assigned += 1
     return assigned
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,16 @@ def trained_weights(folder: Path) -> Trained:
     }
     whole = {_plain(name): found[name] for name in found if not name.endswith((LORA_A, LORA_B))}
     return Trained(whole, updates)
+
+
+def tied_names(names: Iterable[str], tied: Mapping[str, str]) -> dict[str, str]:
+    """Return the names under which PEFT expects whole tensors once more, with their sources.
+
+    A checkpoint holds a tied tensor once; PEFT reads it under the name of each of its modules.
+    """
+    held = set(names)
+    pairs = ((PEFT_PREFIX + alias, PEFT_PREFIX + source) for alias, source in tied.items())
+    return {alias: source for alias, source in pairs if source in held and alias not in held}
 
 
 def _update(down: torch.Tensor, up: torch.Tensor, config: Mapping[str, Any]) -> Update:

@@ -1,0 +1,126 @@
+"""A frozen base in 4 or 8 bits: which linear layers, how they are quantised, what they stand for.
+
+Only linear layers of the blocks are quantised; embeddings, norms and head keep the loaded type.
+One layer is whole at a time, so a device never holds more than the quantised model and one layer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune_api.training_settings import Model, Quantization
+from finetune_trainer.adapter_targets import linear_block_names
+from finetune_trainer.errors import ConfigurationError
+
+INT8_THRESHOLD = 6.0
+"""Outliers above it are computed in 16 bit (LLM.int8, arXiv:2208.07339)."""
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """How one weight becomes its quantised form, and back."""
+
+    kind: Quantization
+    double: bool = True
+    threshold: float = INT8_THRESHOLD
+    compute: torch.dtype = torch.float32
+    storage: torch.dtype = torch.uint8
+    """storage of 4-bit codes; sharding by FSDP needs a floating type."""
+
+    def layer(self, plain: nn.Linear, device: torch.device) -> nn.Module:
+        """Return the quantised layer on a device; the plain one is not needed any more."""
+        import bitsandbytes  # noqa: PLC0415 - looks for GPUs; only quantised runs pay
+
+        bnb: Any = bitsandbytes.nn
+        sizes, has_bias = (plain.in_features, plain.out_features), plain.bias is not None
+        if self.kind is Quantization.INT8:
+            # It says at every product that inputs are cast to float16; docs/training.md says so.
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+            made = bnb.Linear8bitLt(
+                *sizes, has_bias, has_fp16_weights=False, threshold=self.threshold, device="meta"
+            )
+            held = bnb.Int8Params(plain.weight.data.cpu(), requires_grad=False)
+        else:
+            made = bnb.Linear4bit(*sizes, has_bias, compute_dtype=self.compute, device="meta")
+            # Its inference layout for CPUs cannot be trained through.
+            made.support_avx512bf16_for_cpu = False
+            held = bnb.Params4bit(
+                plain.weight.data, requires_grad=False, module=made, **self._four_bit()
+            )
+        made.weight = held.to(device)
+        if self.kind is Quantization.INT8:
+            made.init_8bit_state()
+            # Once is enough: PEFT's norm for DoRA copies the weight on CPUs without its scales,
+            # and a second time would take over that nothing.
+            made.init_8bit_state = _nothing
+        made.bias = None if plain.bias is None else nn.Parameter(plain.bias.data.to(device), False)
+        layer: nn.Module = made.train(plain.training)
+        return layer
+
+    def seen(self, weight: Tensor) -> Tensor:
+        """Return float32 [M, K]: the weight as products with its quantised form see it."""
+        import bitsandbytes.functional as bnb  # noqa: PLC0415
+
+        if self.kind is Quantization.INT8:
+            codes, scales, _ = bnb.int8_vectorwise_quant(weight.to(torch.float16))
+            return torch.as_tensor(codes.float() * (scales.float()[:, None] / 127))
+        codes, state = bnb.quantize_4bit(weight.to(self.compute), blocksize=64, **self._four_bit())
+        whole: Tensor = bnb.dequantize_4bit(codes, state)
+        return whole.float()
+
+    def _four_bit(self) -> dict[str, Any]:
+        return {
+            "quant_type": self.kind.value.lower(),
+            "compress_statistics": self.double,
+            "quant_storage": self.storage,
+        }
+
+
+def quantiser(
+    kind: Quantization, model: Model, compute: torch.dtype, storage: torch.dtype = torch.uint8
+) -> Quantiser | None:
+    """Return how a base of the resolved kind is quantised; None where it stays whole."""
+    if kind is Quantization.NONE:
+        return None
+    threshold = INT8_THRESHOLD if model.int8_threshold is None else model.int8_threshold
+    return Quantiser(kind, model.double_quantization, threshold, compute, storage)
+
+
+def quantised_names(model: Any, whole: Collection[str] = ()) -> list[str]:
+    """Return the linear layers of the blocks, but those inside modules that are trained `whole`."""
+    linears = [name for name, one in model.named_modules() if type(one) is nn.Linear]
+    prefixes = tuple(f"{one}." for one in whole)
+    return [
+        name
+        for name in linear_block_names(model, linears)
+        if name not in whole and not name.startswith(prefixes or ("\0",))
+    ]
+
+
+def quantise(
+    model: Any, quantiser: Quantiser, device: torch.device, whole: Collection[str] = ()
+) -> None:
+    """Replace the linear layers of the blocks by quantised ones on a device, one by one."""
+    names = quantised_names(model, whole)
+    if not names:
+        raise ConfigurationError(
+            "spec.model.quantization: the model has no plain linear layers in its blocks; set None",
+            reason="UnsupportedModel",
+        )
+    for name in names:
+        plain = model.get_submodule(name)
+        model.set_submodule(name, quantiser.layer(plain, device))
+        plain.weight = None
+    # PEFT chooses its layers by these.
+    model.is_loaded_in_8bit = quantiser.kind is Quantization.INT8
+    model.is_loaded_in_4bit = not model.is_loaded_in_8bit
+
+
+def _nothing() -> None:
+    """Do nothing."""
