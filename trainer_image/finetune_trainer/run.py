@@ -66,10 +66,11 @@ class Rank:
 
     def _common_end(self, config: TrainingConfig, run: Run) -> Outcome:
         """Train until all ranks end together: at the last step, or where they agree to stop."""
-        loop, answers = Loop(run), SampleAnswers(config, self.folder, run)
+        loop = Loop(run)
+        answers = SampleAnswers(config, self.folder, run.engine, run.heartbeat.beat)
         try:
             if run.record.step == 0:
-                answers.of_base()
+                answers.of_base(run.record)
             loop.start(baseline=config.spec.evaluation.at_start)
             loop.take_steps()
             return completed(config, run, loop, answers)

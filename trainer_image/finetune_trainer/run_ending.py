@@ -17,7 +17,7 @@ from finetune_trainer.saver import Saver
 
 def completed(config: TrainingConfig, run: Run, loop: Loop, answers: SampleAnswers) -> Outcome:
     """Answer the samples, write the report, wait for storage; return the outcome; collective."""
-    samples = answers.of_tuned()
+    samples = answers.of_tuned(run.record)
     outcome = Outcome(failure_class=FailureClass.COMPLETED, step=run.record.step)
     if run.saver is not None:
         run.saver.finish(run.heartbeat.beat)

@@ -144,6 +144,14 @@ def stop_tokens(folder: Path) -> list[int]:
     return stop
 
 
+def stop_texts(folder: Path) -> list[str]:
+    """Return the texts that end an answer in that template, such as its markers."""
+    path = folder / "template.json"
+    content: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    stops: list[str] = content.get("stops", [])
+    return stops
+
+
 def _prompt_file(folder: Path) -> dict[str, Any]:
     path = folder / "prompts.json"
     content: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
