@@ -47,13 +47,17 @@ class Written:
     bytes: int
 
 
+TurnCells = dict[str, Any]
+"""A turn as templates see it: `role`, `content`, and `"train": False` where it does not count."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """The records of one split as columns, in the order of the snapshot."""
 
     ids: list[str]
     systems: list[str | None]
-    turns: list[list[dict[str, str]]]
+    turns: list[list[TurnCells]]
     texts: list[str]
     groups: list[str] = field(default_factory=list)
     """groups are what must stay together: a conversation tree, a given group, exact copies."""
@@ -174,8 +178,17 @@ def _rows(path: Path) -> Rows:
     return Rows(
         ids=table["id"].to_pylist(),
         systems=table["system"].to_pylist() if "system" in names else none,
-        turns=table["turns"].to_pylist() if "turns" in names else none,
+        turns=_turns(table["turns"]) if "turns" in names else none,
         texts=table["text"].to_pylist() if "text" in names else none,
         groups=table["group"].to_pylist(),
         parents=table["parent"].to_pylist() if "parent" in names else [],
     )
+
+
+def _turns(column: Any) -> list[list[TurnCells]]:
+    turns: list[list[TurnCells]] = column.to_pylist()
+    if column.type.value_type.get_field_index("train") >= 0:
+        for turn in (turn for record in turns for turn in record):
+            if turn["train"] is not False:
+                del turn["train"]
+    return turns
