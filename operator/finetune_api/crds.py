@@ -42,7 +42,7 @@ class ServedKind:
     selectable: tuple[str, ...]
     result: tuple[tuple[str, ...], ...]
     place: tuple[str, ...]
-    control: tuple[str, ...] = ("runPolicy",)
+    control: tuple[str, ...] = ("runPolicy", "rerun")
 
 
 def _column(name: str, path: str, kind: str = "string", *, wide: bool = False) -> Column:
@@ -109,6 +109,7 @@ SERVED_KINDS: dict[str, ServedKind] = {
             ("hub", "storage"),
         ),
         place=("compute", "deepspeed", "fsdp", "scheduling", "checkpoint", "tracking"),
+        control=("runPolicy", "rerun", "rerunFrom"),
     ),
     EXPORT: ServedKind(
         model=ModelExport,
@@ -134,6 +135,9 @@ SERVED_KINDS: dict[str, ServedKind] = {
     ),
 }
 
+_RERUN = (
+    "(has(self.spec.rerun) && (!has(oldSelf.spec.rerun) || self.spec.rerun != oldSelf.spec.rerun))"
+)
 _NO_ATTEMPT_BEFORE = (
     "!has(oldSelf.status) || !has(oldSelf.status.attempt) || !has(oldSelf.status.attempt.number) "
     "|| oldSelf.status.attempt.number == 0"
@@ -192,7 +196,7 @@ def _crd(kind: str, served: ServedKind) -> Schema:
         "additionalPrinterColumns": list(served.columns),
         "selectableFields": [{"jsonPath": path} for path in served.selectable],
         "subresources": {"status": {}},
-        "schema": {"openAPIV3Schema": _object_schema(kind, served)},
+        "schema": {"openAPIV3Schema": _object_schema(served)},
     }
     plural = PLURALS[kind]
     return {
@@ -215,7 +219,7 @@ def _crd(kind: str, served: ServedKind) -> Schema:
     }
 
 
-def _object_schema(kind: str, served: ServedKind) -> Schema:
+def _object_schema(served: ServedKind) -> Schema:
     spec = structural_schema(served.spec)
     status = without_defaults(structural_schema(served.status))
     return {
@@ -229,26 +233,30 @@ def _object_schema(kind: str, served: ServedKind) -> Schema:
             "spec": spec,
             "status": status,
         },
-        RULES: [*_OBJECT_RULES, *_change_rules(kind, served, spec)],
+        RULES: [*_OBJECT_RULES, *_change_rules(served, spec)],
     }
 
 
-def _change_rules(kind: str, served: ServedKind, spec: Schema) -> list[dict[str, str]]:
+def _change_rules(served: ServedKind, spec: Schema) -> list[dict[str, str]]:
     """State what may change when.
 
     On the whole object, because a transition rule on an optional field does not fire when the
     field appears or vanishes; in groups, because the cost of each expression is limited.
     """
+    anew, said = _RERUN, "set spec.rerun to a new value in the same update"
+    if "rerunFrom" in spec["properties"]:
+        anew = f"({_RERUN} && self.spec.rerunFrom == 'Start')"
+        said += ", with rerunFrom Start"
     result = [
         {
-            "rule": f"{_NO_ATTEMPT_BEFORE} || ({_unchanged(group, spec)})",
-            "message": f"{', '.join(group)}: fixed since the first attempt; create a new {kind}",
+            "rule": f"{_NO_ATTEMPT_BEFORE} || {anew} || ({_unchanged(group, spec)})",
+            "message": f"{', '.join(group)}: fixed since the first attempt; {said}",
             "fieldPath": ".spec",
         }
         for group in served.result
     ]
     place = {
-        "rule": f"{_NO_ATTEMPT_BEFORE} || self.spec.runPolicy.suspend "
+        "rule": f"{_NO_ATTEMPT_BEFORE} || {_RERUN} || self.spec.runPolicy.suspend "
         f"|| oldSelf.spec.runPolicy.suspend || ({_unchanged(served.place, spec)})",
         "message": f"{', '.join(served.place)}: may change only while runPolicy.suspend is true; "
         "suspend first",

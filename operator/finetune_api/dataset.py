@@ -11,7 +11,7 @@ from finetune_api.dataset_sources import Source
 from finetune_api.dataset_status import (
     DatasetStatus,
 )
-from finetune_api.meta import ApiModel, Column, ObjectMeta, Quantity, Rule
+from finetune_api.meta import ApiModel, Column, Name, ObjectMeta, Quantity, Rule
 from finetune_api.run_policy import Compute, RunPolicy, Scheduling
 from finetune_api.storage import Hub, Storage
 
@@ -181,7 +181,9 @@ class DatasetSpec(ApiModel):
     scheduling: Scheduling = Scheduling()
     """scheduling is where the pod is placed."""
     run_policy: RunPolicy = RunPolicy()
-    """runPolicy holds suspension and retries."""
+    """runPolicy holds suspension, deadlines and retries."""
+    rerun: Name | None = None
+    """rerun is a free token: a new value ends what runs and starts a new revision."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

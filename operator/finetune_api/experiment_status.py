@@ -135,6 +135,8 @@ class PreparationStatus(ApiModel):
     """digest of its manifest."""
     complete: bool = False
     """complete once its result is recorded."""
+    revision: int = 1
+    """revision it was made for; one that goes on from a checkpoint keeps it."""
     spec_digest: str = Field(default="", max_length=71)
     """specDigest of what it prepared."""
     ended: str | None = Field(default=None, max_length=63)

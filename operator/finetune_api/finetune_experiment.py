@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 from pydantic import Field
 
 from finetune_api.experiment_status import ExperimentStatus
-from finetune_api.meta import ApiModel, ObjectMeta, Rule
+from finetune_api.meta import ApiModel, Name, ObjectMeta, Rule
 from finetune_api.run_policy import Scheduling, TrainingCompute, TrainingRunPolicy
 from finetune_api.storage import Hub, Storage
 from finetune_api.strategy_settings import FSDP, DeepSpeed
@@ -27,6 +28,14 @@ from finetune_api.training_settings import (
     Tracking,
     Training,
 )
+
+
+class RerunFrom(StrEnum):
+    """Where a new revision begins."""
+
+    START = "Start"
+    LAST_CHECKPOINT = "LastCheckpoint"
+
 
 _QUANTISED = "(has(self.model.quantization) && self.model.quantization != 'None')"
 _SHARDED = "self.compute.strategy in ['FSDP','ZeRO2','ZeRO3']"
@@ -77,7 +86,12 @@ class ExperimentSpec(ApiModel):
     scheduling: Scheduling = Scheduling()
     """scheduling is where pods are placed."""
     run_policy: TrainingRunPolicy = TrainingRunPolicy()
-    """runPolicy holds suspension and retries."""
+    """runPolicy holds suspension, deadlines and retries."""
+    rerun: Name | None = None
+    """rerun is a free token: a new value ends what runs and starts a new revision."""
+    rerun_from: RerunFrom = RerunFrom.START
+    """rerunFrom is where a new rerun begins: with its preparation, or at the newest verified
+    checkpoint of a run whose result fields stay as they were."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -159,6 +173,11 @@ class ExperimentSpec(ApiModel):
         Rule(
             "!has(self.training.freeze) || self.adapter.type == 'None'",
             "with an adapter the base is frozen anyway; use adapter.modulesToSave to train more",
+        ),
+        Rule(
+            "self.rerunFrom == 'Start' || (has(self.rerun) && self.mode == 'Train' "
+            "&& self.checkpoint.policy == 'Resumable')",
+            "LastCheckpoint needs a rerun token, mode Train and resumable checkpoints",
         ),
         Rule(
             "self.checkpoint.policy == 'Resumable' || self.training.nonFinitePolicy != 'Rollback'",

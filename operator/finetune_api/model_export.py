@@ -133,7 +133,9 @@ class ExportSpec(ApiModel):
     scheduling: Scheduling = Scheduling()
     """scheduling is where the pod is placed."""
     run_policy: RunPolicy = RunPolicy()
-    """runPolicy holds suspension and retries."""
+    """runPolicy holds suspension, deadlines and retries."""
+    rerun: Name | None = None
+    """rerun is a free token: a new value ends what runs and starts a new revision."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

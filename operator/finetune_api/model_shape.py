@@ -19,6 +19,17 @@ WITHOUT_GATE = frozenset(
 ) | {"starcoder2", "nemotron"}
 LINEAR_POSITIONS = frozenset(("bloom", "mpt"))
 SINKS = frozenset(("gpt_oss",))
+_OWN_ATTENTION = """
+bailing_hybrid bamba bart big_bird bigbird_pegasus biogpt blenderbot blenderbot-small bloom blt
+codegen cpmant falcon falcon_h1 falcon_mamba git gpt_neo gpt_neox_japanese gptj inkling2_text
+inkling_text jamba kimi_linear mamba mamba2 marian mbart megatron-bert mpt musicgen
+musicgen_melody mvp nemotron_h olmo_hybrid openai-gpt pegasus plbart prophetnet qwen3_5
+qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp qwen4_exp_text reformer rembert
+roformer rwkv stablelm trocr whisper xglm xlm xlnet xlstm zamba zamba2
+"""
+OWN_ATTENTION = frozenset(_OWN_ATTENTION.split())
+"""Families that do not take attention from outside (`_supports_attention_backend` in transformers
+5.23): recurrent and hybrid ones, and old ones with attention of their own."""
 STATE = (
     "state_size",
     "mamba_d_state",
@@ -129,6 +140,8 @@ def _unpackable(text: Mapping[str, Any]) -> str:
     kinds = {str(one) for one in text.get("layer_types") or ()}
     if any(name in text for name in STATE) or kinds - {"full_attention", "sliding_attention"}:
         return "its layers carry state along the row"
+    if kind in OWN_ATTENTION:
+        return "its layers do not take attention from outside"
     return ""
 
 

@@ -100,6 +100,8 @@ class TrainingConfig(ConfigModel):
     prefix: str
     ranks: int = Field(ge=1)
     """ranks of this attempt: nodes x processes per node."""
+    prepared_revision: int = Field(default=1, ge=1)
+    """prepared_revision is the revision whose preparation, and so whose checkpoints, are used."""
     grain: int = Field(ge=1)
     """grain is the number of ranks of the first attempt; packing depends on it alone."""
     start_deadline_seconds: int = 1800

@@ -50,6 +50,8 @@ class AttemptRecord(ApiModel):
 
     number: int
     """number of the attempt."""
+    revision: int = 1
+    """revision it belongs to."""
     stage: str = Field(default="attempt", max_length=16)
     """stage is prepare or attempt."""
     start_time: datetime | None = None
@@ -68,6 +70,23 @@ class AttemptRecord(ApiModel):
     """lastStep reported."""
     message: str = Field(default="", max_length=256)
     """message of the end."""
+
+
+class RevisionRecord(ApiModel):
+    """One ended revision."""
+
+    revision: int
+    """revision that ended."""
+    rerun: str | None = Field(default=None, max_length=63)
+    """rerun is its token."""
+    outcome: str = Field(max_length=63)
+    """outcome is the reason of its end."""
+    completion_time: datetime | None = None
+    """completionTime of its terminal state."""
+    uri: str | None = Field(default=None, max_length=256)
+    """uri of its result."""
+    digest: str | None = Field(default=None, max_length=71)
+    """digest of its result."""
 
 
 class ArtifactStatus(ApiModel):
@@ -110,6 +129,8 @@ class ObjectStatus(ApiModel):
     """observedGeneration is the generation this status judges."""
     revision: int = 0
     """revision counts runs of this object, from 1."""
+    rerun: str | None = Field(default=None, max_length=63)
+    """rerun is the token this revision belongs to."""
     fence: int | None = None
     """fence is the number of the operator that wrote last; it never goes down."""
     attempt: AttemptStatus = AttemptStatus()
@@ -128,6 +149,8 @@ class ObjectStatus(ApiModel):
     """activeSeconds that ended attempts held nodes."""
     restarts: Restarts = Restarts()
     """restarts spent per failure class."""
+    revisions: list[RevisionRecord] = Field(default_factory=list, max_length=5)
+    """revisions that ended before this one, newest first."""
     history: list[AttemptRecord] = Field(default_factory=list, max_length=10)
     """history of ended attempts, newest first."""
     artifacts: list[ArtifactStatus] = Field(

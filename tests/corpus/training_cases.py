@@ -89,6 +89,7 @@ TRAINING_CASES = [
     _training("a factor without rollback", "spec.training", rollbackFactor=0.1),
     _of("a rollback to nothing", "spec",
         training={"nonFinitePolicy": "Rollback"}, checkpoint={"policy": "None"}),
+    _of("a run that goes on without a token", "spec", rerunFrom="LastCheckpoint"),
     _of("an objective that is measured",
         evaluation={"metrics": ["Loss", "TokenAccuracy"], "objective": "TokenAccuracy"}),
     _of("an objective that is not measured", "spec.evaluation",

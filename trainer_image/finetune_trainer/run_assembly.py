@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from finetune_api.run_config import TrainingConfig
-from finetune_api.training_settings import AdapterType, Dtype
+from finetune_api.training_settings import AdapterType, CheckpointPolicy, Dtype, NonFinitePolicy
 from finetune_trainer.agreement import Agreement
 from finetune_trainer.base_model import model_place
 from finetune_trainer.cadence import Cadence
@@ -18,14 +18,17 @@ from finetune_trainer.engine import BuildUpdate, Engine
 from finetune_trainer.guarded_update import GuardedUpdate
 from finetune_trainer.loop import Run
 from finetune_trainer.model import adapter_config, compute_type, load_base, probe, trainable_model
-from finetune_trainer.optim import Schedule, optimizer_recipe
+from finetune_trainer.optim import optimizer_recipe
+from finetune_trainer.objective import objective_of
 from finetune_trainer.pieces import whole
 from finetune_trainer.plan import Plan, PlanSettings
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from finetune_trainer.progress import Board
 from finetune_trainer.rank_folder import RankFolder
+from finetune_trainer.rate_schedule import Schedule
 from finetune_trainer.run_record import RunRecord
 from finetune_trainer.saver import Saver
+from finetune_trainer.step_flops import ModelFlops, model_flops
 from finetune_trainer.store import open_store
 from finetune_trainer.token_cache import TokenCache, open_cache
 from finetune_trainer.watchdog import Heartbeat
@@ -43,9 +46,11 @@ def assembled_run(
     base = _base(config, folder, world)
     heartbeat.beat()
     engine = _engine(config, base, world)
-    plan = run_plan(config, train, base)
+    flops = model_flops(engine.task.model)
+    plan = run_plan(config, train, flops)
     checkpoints, restored = _picked(config, plan, world)
     record = _resumed(engine, world, restored)
+    record.objective = objective_of(config.spec.evaluation, seen=config.plan.validation_seen)
     heartbeat.beat()
     saver = None
     if checkpoints is not None:
@@ -54,39 +59,34 @@ def assembled_run(
             saver.resumed(record, restored.ref)
     adapter = adapter_config(engine.task.model, model_place(config.spec.model))
     return Run(
+        spec=config.spec,
         engine=engine,
         plan=plan,
+        flops=flops,
         train=train,
         validation=_validation(folder),
         schedule=_schedule(config, plan),
         cadence=_cadence(config, plan),
-        clip=config.spec.training.max_grad_norm,
-        log_every=config.spec.tracking.log_every_steps,
-        evaluation_rows=config.spec.evaluation.max_rows,
-        checkpoint=config.spec.checkpoint,
         record=record,
         agreement=Agreement(world),
         heartbeat=heartbeat,
+        restore=lambda key: _restored(engine, world, checkpoints, config, key),
         snapshot=lambda: _snapshot(engine, record, saver, adapter),
         board=board,
         saver=saver,
     )
 
 
-def run_plan(config: TrainingConfig, train: TokenCache, base: Any) -> Plan:
-    """Return the plan; what memory and speed need comes from the model's shape."""
-    shape = base.config.get_text_config()
-    parameters = sum(one.numel() for one in base.parameters())
+def run_plan(config: TrainingConfig, train: TokenCache, flops: ModelFlops) -> Plan:
+    """Return the plan; micro-batches are dealt by the operations that they need."""
     settings = PlanSettings(
         seed=config.plan.seed,
         samples=config.plan.global_batch_size,
         max_steps=config.plan.total_steps,
         budget=config.plan.max_tokens_per_device,
         grain=config.grain,
-        # FLOPs of forward and backward: 6 per weight and token; 6 x layers x width x length²
-        # for causal attention. Divided by 6.
-        token_cost=parameters,
-        square_cost=shape.num_hidden_layers * shape.hidden_size,
+        token_cost=flops.per_token,
+        square_cost=flops.per_square,
     )
     return Plan(train.lengths.tolist(), train.supervised.tolist(), settings)
 
@@ -109,7 +109,8 @@ def _engine(config: TrainingConfig, base: nn.Module, world: World) -> Engine:
         alpha=resolved.alpha,
         seed=resolved.seed,
     )
-    task = CausalLanguageModelling(model, resolved.seed)
+    smoothing = config.spec.training.label_smoothing
+    task = CausalLanguageModelling(model, resolved.seed, smoothing)
     dtype = compute_type(resolved.compute_dtype, world.device)
     engine = Engine(task, _update(config, model), world, dtype)
     with engine.precision():
@@ -119,7 +120,9 @@ def _engine(config: TrainingConfig, base: nn.Module, world: World) -> Engine:
 
 def _update(config: TrainingConfig, model: nn.Module) -> BuildUpdate:
     recipe = optimizer_recipe(model, config.spec.training, config.plan.learning_rate)
-    return lambda named: GuardedUpdate(recipe(named), named[0][1].device, keep_flag=True)
+    # Skipping goes on with the next update; the other policies stop before it.
+    keep_flag = config.spec.training.non_finite_policy is not NonFinitePolicy.SKIP
+    return lambda named: GuardedUpdate(recipe(named), named[0][1].device, keep_flag=keep_flag)
 
 
 def _picked(
@@ -131,7 +134,7 @@ def _picked(
     store = open_store(config.location, config.prefix)
     identity = RunIdentity(
         uid=config.identity.uid,
-        revision=config.identity.revision,
+        revision=config.prepared_revision,
         attempt=config.identity.attempt,
         plan=plan.identity(config.prepared_digest),
     )
@@ -140,15 +143,37 @@ def _picked(
 
 
 def _resumed(engine: Engine, world: World, restored: Restored | None) -> RunRecord:
-    state = world.tell("record", None if restored is None else restored.state["record"])
+    state = _taken_up(engine, world, restored, "record")
+    return RunRecord() if state is None else RunRecord(**state)
+
+
+def _taken_up(
+    engine: Engine, world: World, restored: Restored | None, key: str
+) -> dict[str, Any] | None:
+    state: dict[str, Any] | None
+    state = world.tell(key, None if restored is None else restored.state["record"])
     if state is None:
-        return RunRecord()
+        return None
     weights, moments = ({}, {}) if restored is None else (restored.weights, restored.moments)
     engine.load(
         [whole(name, one) for name, one in weights.items()],
         [whole(name, one) for name, one in moments.items()],
     )
-    return RunRecord(**state)
+    return state
+
+
+def _restored(
+    engine: Engine,
+    world: World,
+    checkpoints: Checkpoints | None,
+    config: TrainingConfig,
+    key: str,
+) -> dict[str, Any] | None:
+    """Load the newest verified checkpoint again; return its record on all ranks."""
+    found = None
+    if checkpoints is not None:
+        found = checkpoints.newest(config.known_checkpoints)
+    return _taken_up(engine, world, found, key)
 
 
 def _snapshot(
@@ -190,15 +215,18 @@ def _schedule(config: TrainingConfig, plan: Plan) -> Schedule:
         warmup=config.plan.warmup_steps,
         shape=training.scheduler,
         floor=training.min_learning_rate_ratio,
+        cycles=training.scheduler_cycles or Schedule.cycles,
+        decay=training.decay_ratio or Schedule.decay,
     )
 
 
 def _cadence(config: TrainingConfig, plan: Plan) -> Cadence:
     spec = config.spec
     return Cadence(
-        steps_per_epoch=plan.steps_per_epoch,
+        epochs=lambda done: plan.epoch_after(done - 1),
         total_steps=plan.total_steps,
         evaluate_epochs=spec.evaluation.every_epochs,
         evaluate_steps=spec.evaluation.every_steps,
         save_steps=spec.checkpoint.every_steps,
+        resumable=spec.checkpoint.policy is CheckpointPolicy.RESUMABLE,
     )

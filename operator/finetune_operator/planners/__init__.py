@@ -5,12 +5,22 @@ from __future__ import annotations
 from finetune_api.names import DATASET, EXPERIMENT, EXPORT
 from finetune_operator.observed import Observed, Plan
 from finetune_operator.planners.answer import Answer, planned, unchanged
+from finetune_operator.planners.export_work import ExportWork
 from finetune_operator.planners.leftovers import cleanup_seconds, leftovers
-from finetune_operator.planners.plan_dataset import plan_dataset
+from finetune_operator.planners.plan_dataset import DatasetWork, plan_dataset
 from finetune_operator.planners.plan_experiment import is_outdated, plan_experiment
 from finetune_operator.planners.plan_export import plan_export
+from finetune_operator.planners.preparation_work import PreparationWork
+from finetune_operator.planners.rerun import rerun, wants_rerun
+from finetune_operator.planners.training_work import TrainingWork
+from finetune_operator.planners.work import Work
 from finetune_operator.status import Situation, is_final
 
+_WORKS: dict[str, tuple[type[Work], ...]] = {
+    DATASET: (DatasetWork,),
+    EXPERIMENT: (TrainingWork, PreparationWork),
+    EXPORT: (ExportWork,),
+}
 _PLANNERS = {DATASET: plan_dataset, EXPERIMENT: plan_experiment, EXPORT: plan_export}
 
 
@@ -18,6 +28,8 @@ def plan(observed: Observed) -> Plan:
     """Return what an object needs next, and its complete new status."""
     if observed.object.metadata.deletion_timestamp is not None:
         return unchanged(observed)
+    if wants_rerun(observed):
+        return rerun(observed, _WORKS[observed.key.kind])
     if is_final(observed.object.status) and not _begins_anew(observed):
         return unchanged(observed, delete=leftovers(observed), due=cleanup_seconds(observed))
     return _PLANNERS[observed.key.kind](observed)

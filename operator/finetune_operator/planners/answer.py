@@ -41,7 +41,9 @@ class Answer:
 def planned(observed: Observed, answer: Answer) -> Plan:
     """Return the plan; the status differs from the stored one only by what the answer says."""
     stored = observed.object.status
-    status = stored.model_copy(update=dict(answer.updates) | _observation(observed))
+    status = stored.model_copy(
+        update=_first_revision(observed) | dict(answer.updates) | _observation(observed)
+    )
     said = verdicts(answer.situation, answer.reason, answer.message) | dict(answer.verdicts)
     conditions = judged(
         stored.conditions,
@@ -76,12 +78,17 @@ def unchanged(
     return Plan(status=status, delete=delete, requeue_seconds=due)
 
 
+def _first_revision(observed: Observed) -> dict[str, Any]:
+    if observed.object.status.revision:
+        return {}
+    return {"revision": 1, "rerun": observed.object.spec.rerun}
+
+
 def _observation(observed: Observed) -> dict[str, Any]:
     stored = observed.object.status
     fences = [fence for fence in (stored.fence, observed.fence) if fence is not None]
     return {
         "observed_generation": observed.object.metadata.generation,
-        "revision": max(1, stored.revision),
         "fence": max(fences, default=None),
     }
 

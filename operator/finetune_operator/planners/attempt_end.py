@@ -104,6 +104,7 @@ def _recorded(life: Life, end: End, updates: dict[str, Any]) -> dict[str, Any]:
     failure = end.failure.value if end.failure not in _NO_FAILURE else ""
     record = AttemptRecord(
         number=life.recorded.number,
+        revision=max(1, status.revision),
         stage=life.work.component,
         start_time=started,
         end_time=life.now,

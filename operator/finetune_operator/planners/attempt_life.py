@@ -159,9 +159,8 @@ def repeated_failures_are_spaced_out(life: Life) -> Answer | None:
         return None
     policy = life.observed.object.spec.run_policy
     stage, saved = life.work.component, _latest(life)
-    delay = delay_seconds(
-        policy, status.history, stage=stage, saved_by=saved.attempt if saved else 0
-    )
+    history = (one for one in status.history if one.revision == max(1, status.revision))
+    delay = delay_seconds(policy, history, stage=stage, saved_by=saved.attempt if saved else 0)
     if recorded.ended == FailureClass.START_TIMEOUT:
         delay = start_delay_seconds(status.restarts)
     due = (recorded.ended_time + timedelta(seconds=delay) - life.observed.now).total_seconds()

@@ -90,9 +90,16 @@ def life(work: Work) -> Life:
     found = [
         job
         for job in work.observed.jobs
-        if recorded.number and (job.component, job.attempt) == (work.component, recorded.number)
+        if recorded.number
+        and (job.component, job.attempt) == (work.component, recorded.number)
+        # The numbers of preparations begin again with each revision.
+        and (work.component == "attempt" or job.revision == _revision(work))
     ]
     return Life(work.observed, work, recorded, min(found, key=lambda job: job.gone, default=None))
+
+
+def _revision(work: Work) -> int:
+    return max(1, work.observed.object.status.revision)
 
 
 def lives(job: JobFacts) -> bool:

@@ -55,7 +55,11 @@ class PreparationWork(Work):
         digest = spec_digest(experiment.spec)
         children = experiment.status.children.model_copy(update={"prepare_job": None})
         return {
-            "preparation": PreparationStatus(attempt=number, spec_digest=digest),
+            "preparation": PreparationStatus(
+                attempt=number,
+                spec_digest=digest,
+                revision=max(1, experiment.status.revision),
+            ),
             "children": children,
         } | Needs(self.observed).pins()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from finetune_api.run_outcome import FailureClass
 from finetune_api.run_policy import Retries, RunPolicy
 from finetune_api.status_parts import AttemptRecord, Restarts
@@ -36,7 +38,7 @@ def start_delay_seconds(restarts: Restarts) -> float:
 
 
 def delay_seconds(
-    policy: RunPolicy, history: list[AttemptRecord], *, stage: str, saved_by: int
+    policy: RunPolicy, history: Iterable[AttemptRecord], *, stage: str, saved_by: int
 ) -> float:
     """Return the wait before the next attempt, in seconds after the end of the last.
 

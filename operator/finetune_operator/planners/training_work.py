@@ -174,6 +174,7 @@ def _config(observed: Observed, of: Owner) -> TrainingConfig:
         location=settled(place, "spec.storage"),
         prefix=storage_prefix(EXPERIMENT, metadata.namespace, metadata.name, metadata.uid),
         ranks=world_size(spec.compute),
+        prepared_revision=status.preparation.revision,
         grain=settled(plan, "status.plan").ranks,
         start_deadline_seconds=spec.run_policy.start_deadline_seconds or ONE_DAY,
         known_checkpoints=_known(status.checkpoints),
