@@ -77,7 +77,7 @@ def hub_tokenizer_folder(name: str, revision: str | None, hub: Hub) -> Path:
                 revision=revision,
                 endpoint=hub.endpoint,
                 token=_token(hub) or False,
-                allow_patterns=SETTINGS,
+                allow_patterns=list(SETTINGS),
                 local_files_only=hub.offline,
             ),
             name,

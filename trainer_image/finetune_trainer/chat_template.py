@@ -1,43 +1,22 @@
-"""Renders conversations: the tokenizer's chat template or one of ours, in an immutable sandbox.
+"""Renders conversations with one template; `render` is a pure function of the messages.
 
-One function renders for training, evaluation, sample answers and export.
+The same function renders for training, evaluation, sample answers, export and card.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import jinja2
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from finetune_api.training_settings import Template
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.template_sandbox import FAULTS, MARK_BEGINS, MARK_ENDS, compiled, rendered
 
-MAX_CHARACTERS, MAX_NUMBERS = 16 << 20, 200_000
-"""Bounds of one rendering: characters of its output, numbers that its ranges yield."""
-MAX_BASE, MAX_EXPONENT = 1_000_000, 8
-Message = dict[str, str]
+Message = dict[str, Any]
+"""`role` and `content`; `train: False` marks a turn that is never supervised."""
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-RAW = (
-    "{{ begin_token }}{% for message in messages %}{{ message.content }}"
-    "{% if message.role == 'system' %}{{ '\n\n' }}"
-    "{% elif message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-)
-"""Prompt, answer, end token: the end token follows answers only, the system text a blank line."""
-OWN = {Template.CHATML: CHATML, Template.RAW: RAW}
 MARKS = {
     "system": "mark1sys",
     "user": "mark2usr",
@@ -45,18 +24,8 @@ MARKS = {
     "tool": "mark4tol",
 }
 """Words that must come back when a template renders each role."""
-
-
-TEMPLATE_FAULTS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What running a template can raise; whatever else comes is not the template's fault."""
+_BORDERS = re.compile("[\ue0f1\ue0f2]")
+"""Characters for private use that stand around generated text while its place is looked up."""
 
 
 class TemplateUnsuitableError(ConfigurationError):
@@ -78,153 +47,126 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template by name; `render` is a pure function of the messages."""
+    """A template by name."""
 
     name: str
     source: str
     tokens: SpecialTokens = field(default_factory=SpecialTokens)
+    stops: tuple[str, ...] = ()
+    """stops are texts other than special tokens that end an answer."""
 
     def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         """Return the text of the messages; `prompt` adds what stands before an answer.
 
         Raises TemplateUnsuitableError when the template fails or its output has no end.
         """
-        parts, size = [], 0
+        return self._rendered(messages, {"add_generation_prompt": prompt})
+
+    def generated(self, messages: Sequence[Message]) -> list[tuple[int, int]] | None:
+        """Return where the template marks generated text, in characters of `render(messages)`.
+
+        None where it marks nothing: then every answer counts whole.
+        """
+        if "endgeneration" not in self.source:
+            return None
+        if any(_BORDERS.search(one["content"]) for one in messages):
+            return None
+        text = self._rendered(messages, {MARK_BEGINS: "\ue0f1", MARK_ENDS: "\ue0f2"})
+        places = [found.start() - number for number, found in enumerate(_BORDERS.finditer(text))]
+        return list(zip(places[::2], places[1::2], strict=True))
+
+    def _rendered(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+        plain = [
+            {name: one[name] for name in one if name != "train"} if "train" in one else one
+            for one in messages
+        ]
+        known = {
+            "messages": plain,
+            "add_generation_prompt": False,
+            "bos_token": self.tokens.begin,
+            "eos_token": self.tokens.end,
+        }
         try:
-            for part in self._compiled.generate(
-                messages=messages,
-                add_generation_prompt=prompt,
-                range=_BoundedRange(),
-                bos_token=self.tokens.begin,
-                eos_token=self.tokens.end,
-                begin_token=self.tokens.begin if self.tokens.begin_is_added else "",
-            ):
-                parts.append(part)
-                size += len(part)
-                if size > MAX_CHARACTERS:
-                    raise TemplateUnsuitableError(
-                        f"prompt.template: {self.name} renders more than {MAX_CHARACTERS:,} "
-                        "characters; use another template"
-                    )
-        except TEMPLATE_FAULTS as error:
-            raise TemplateUnsuitableError(
-                f"prompt.template: {self.name} fails with {_fault(error)}; set prompt.template to "
-                "ChatML or Raw, or adapt the data"
-            ) from error
-        return "".join(parts)
+            return rendered(self.source, {**known, **variables})
+        except FAULTS as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> TemplateUnsuitableError:
+        fault = f"{type(error).__name__}: {str(error)[:120]}".removesuffix(": ")
+        return TemplateUnsuitableError(
+            f"spec.prompt.template: {self.name} fails with {fault}; set prompt.template to ChatML "
+            "or Raw, or adapt the data"
+        )
 
     def check_roles(self, roles: Sequence[str]) -> None:
         """Render every role the data uses with a mark; raise when a mark does not come back."""
         for role in roles:
             if MARKS[role] not in self._rendered_marks(role):
                 raise TemplateUnsuitableError(
-                    f"prompt.template: the template of this model has no {role} role; {_fold(role)}"
+                    f"spec.prompt.template: template {self.name} has no {role} role; {_fold(role)}"
                 )
+
+    def between(self, before: str | None, role: str) -> str | None:
+        """Return the text between the contents of two turns in a row; None where it varies."""
+        return self._between.get((before, role))
+
+    def behind(self, role: str) -> str:
+        """Return the text behind the content of the last turn."""
+        turns = {"system": ["system"], "user": ["user"], "tool": ["user", "tool"]}
+        text = self._marked(turns.get(role, ["user", "assistant"]))
+        return text.rpartition(MARKS[role])[2]
+
+    def probe(self) -> str:
+        """Return a rendering that shows what the template writes around every usual turn."""
+        turns = ["user", "assistant", "user"]
+        return "".join(
+            self._marked(roles, prompt=True) for roles in (turns, ["system", *turns[:1]])
+        )
+
+    @cached_property
+    def _between(self) -> Mapping[tuple[str | None, str], str]:
+        found: dict[tuple[str | None, str], str] = {}
+        for turns in (
+            ["user", "assistant", "user"],
+            ["system", "user", "assistant"],
+            ["user", "tool", "assistant", "tool"],
+        ):
+            text, behind = self._marked(turns), 0
+            for before, role in zip([None, *turns], turns, strict=False):
+                place = text.find(MARKS[role], behind)
+                if place < 0:
+                    break
+                found.setdefault((before, role), text[behind:place])
+                behind = place + len(MARKS[role])
+        return found
+
+    def _marked(self, turns: Sequence[str], *, prompt: bool = False) -> str:
+        """Return the rendering of marks; empty where the template refuses such turns."""
+        messages = [{"role": one, "content": MARKS[one]} for one in turns]
+        try:
+            return self.render(messages, prompt=prompt)
+        except TemplateUnsuitableError:
+            return ""
 
     def _rendered_marks(self, role: str) -> str:
         turns = ["user", "assistant", *(["tool", "assistant"] if role == "tool" else [])]
         if role == "system":
             turns = ["system", *turns]
+        if role in {"system", "tool"}:
+            return self._marked(turns)
+        return self.render([{"role": one, "content": MARKS[one]} for one in turns])
+
+    def checked(self) -> ChatTemplate:
+        """Return this template; raise TemplateUnsuitableError where its text cannot be read."""
         try:
-            return self.render([{"role": one, "content": MARKS[one]} for one in turns])
-        except TemplateUnsuitableError:
-            if role in {"system", "tool"}:
-                return ""
-            raise
+            compiled(self.source)
+        except FAULTS as error:
+            raise self._failure(error) from error
+        return self
 
-    @cached_property
-    def _compiled(self) -> jinja2.Template:
-        try:
-            return _sandbox().from_string(self.source)
-        except jinja2.TemplateError as error:
-            raise TemplateUnsuitableError(
-                f"prompt.template: {self.name} cannot be read: {_fault(error)}; set "
-                "prompt.template to ChatML or Raw, or repair the model's chat template"
-            ) from error
-
-
-def chosen_template(wanted: Template, own: str | None, tokens: SpecialTokens) -> ChatTemplate:
-    """Return the template of a run; `own` is the chat template of the tokenizer, if it has one."""
-    if wanted == Template.MODEL and own is None:
-        raise TemplateUnsuitableError(
-            "prompt.template: Model, but the tokenizer has no chat template; set ChatML or Raw"
-        )
-    if own is not None and wanted in (Template.AUTO, Template.MODEL):
-        return ChatTemplate(Template.MODEL.value, own, tokens)
-    name = Template.RAW if wanted in (Template.AUTO, Template.RAW) else Template.CHATML
-    return ChatTemplate(name.value, OWN[name], tokens)
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks answers for other tools; the text inside is rendered as it is."""
-
-    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
-
-    def parse(self, parser: Parser) -> Node | list[Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Refuses arithmetic whose result would fill the memory before any limit could act."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Apply an operator whose result is bounded."""
-        if operator == "**" and not (abs(left) <= MAX_BASE and abs(right) <= MAX_EXPONENT):
-            raise SecurityError(f"power of {MAX_BASE:,} or more, or above {MAX_EXPONENT}")
-        if operator == "*" and _repeated(left, right) > MAX_CHARACTERS:
-            raise SecurityError("a text repeated too often")
-        if operator == "%" and isinstance(left, str):
-            raise SecurityError("text formatting with %")
-        return super().call_binop(context, operator, left, right)
-
-
-class _BoundedRange:
-    """The `range` of one rendering: nested loops share one budget."""
-
-    def __init__(self) -> None:
-        self._left = MAX_NUMBERS
-
-    def __call__(self, *bounds: int) -> range:
-        numbers = range(*bounds)
-        self._left -= len(numbers)
-        if self._left < 0:
-            raise SecurityError(f"loops over more than {MAX_NUMBERS:,} numbers")
-        return numbers
-
-
-def _repeated(left: Any, right: Any) -> int:
-    """Return the size of a repeated sequence; 0 for plain numbers."""
-    for sequence, times in ((left, right), (right, left)):
-        if isinstance(sequence, str | list | tuple) and isinstance(times, int):
-            return len(sequence) * times
-    return 0
-
-
-def _sandbox() -> _Sandbox:
-    environment = _Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    for name in ("center", "format", "pprint", "xmlattr"):
-        del environment.filters[name]
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
-    return environment
-
-
-def _tojson(value: Any, **options: Any) -> str:
-    known = {key: options[key] for key in ("indent", "separators", "sort_keys") if key in options}
-    return json.dumps(value, ensure_ascii=False, **known)
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _fault(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:120]}" if str(error) else type(error).__name__
+    def with_prefix(self, prefix: str) -> ChatTemplate:
+        """Return a template whose text begins with `prefix`."""
+        return replace(self, source=prefix + self.source)
 
 
 def _fold(role: str) -> str:

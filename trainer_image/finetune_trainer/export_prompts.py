@@ -50,11 +50,10 @@ def questions(config: ExportJobConfig, sources: ExportSources) -> Questions:
 def exported_prompting(sources: ExportSources) -> Prompting:
     """Return the template that training used, if it is not the base's own, and the end tokens."""
     encoder = trained_encoder(sources)
-    template, begins = encoder.template, encoder.tokenizer.special.begin_is_added
+    template = encoder.template
     own = template.source == encoder.tokenizer.chat_template
-    begin = "{{ bos_token }}" if begins else ""
     return Prompting(
-        chat_template=None if own else template.source.replace("{{ begin_token }}", begin),
+        chat_template=None if own else template.source,
         end_tokens=list(sources.stop),
     )
 

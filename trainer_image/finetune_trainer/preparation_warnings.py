@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetune_trainer.encode import Encoder
 from finetune_trainer.prepared_splits import Prepared
-from finetune_trainer.snapshot import Snapshot
 from finetune_trainer.split import TRAIN
 
 CUT_ANSWERS_WORTH_A_WARNING = 0.01
 
 
-def preparation_warnings(
-    snapshot: Snapshot, encoder: Encoder, prepared: Prepared
-) -> Iterator[tuple[str, str]]:
+def preparation_warnings(template: str, prepared: Prepared) -> Iterator[tuple[str, str]]:
     """Yield reason and message of everything that deserves attention."""
     account = prepared.accounts[TRAIN]
     cut = account.cuts["answer"]
@@ -22,9 +18,9 @@ def preparation_warnings(
         yield (
             "AnswersCut",
             f"{cut:,} of {account.samples:,} answers are cut at {prepared.max_length} tokens and "
-            f"have no end token; {account.lengths[-1]} tokens fit all",
+            f"have no end token; {account.length_of(1)} tokens fit all",
         )
-    spelled = _with_special_tokens(snapshot, encoder)
+    spelled = sum(one.control for one in prepared.accounts.values())
     if spelled:
         yield (
             "SpecialTokenInText",
@@ -34,17 +30,12 @@ def preparation_warnings(
     if account.without_end - cut > 0:
         yield (
             "NoEndToken",
-            f"template {encoder.template.name} puts no end token behind answers; the model will "
-            "not learn to stop",
+            f"template {template} puts no end token behind answers; the model will not learn to "
+            "stop",
         )
-
-
-def _with_special_tokens(snapshot: Snapshot, encoder: Encoder) -> int:
-    tokens = [token for token in encoder.tokenizer.special.all if len(token) > 2]
-    found = 0
-    for rows in snapshot.splits.values():
-        for row in range(len(rows)):
-            texts = [rows.systems[row] or "", rows.texts[row] or ""]
-            texts += [turn["content"] for turn in rows.turns[row] or ()]
-            found += any(token in text for text in texts for token in tokens)
-    return found
+    if account.repeated:
+        yield (
+            "TurnsRewritten",
+            f"template {template} rewrites earlier turns; every answer became a sample of its own, "
+            f"{account.repeated:,} more than there are records",
+        )

@@ -5,32 +5,37 @@ What fails here fails before anything expensive is asked for.
 
 from __future__ import annotations
 
+import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_api import names
 from finetune_api.experiment_status import DatasetPin, ModelStatus, Truncation
 from finetune_api.presets import preset_of
 from finetune_api.run_outcome import PreparationSummary
-from finetune_api.training_settings import TrainOnTurns
 from finetune_trainer.base_model import local_model_folder, model_place, resolved_commit
-from finetune_trainer.chat_template import chosen_template
-from finetune_trainer.dataset_statistics import quantile
 from finetune_trainer.encode import Encoder
-from finetune_trainer.errors import AccessError, DataError
+from finetune_trainer.errors import AccessError, ConfigurationError, DataError
 from finetune_trainer.model_facts import ModelFacts, model_facts
 from finetune_trainer.mounts import scratch_folder
+from finetune_trainer.new_tokens import FILE as NEW_TOKENS
+from finetune_trainer.new_tokens import new_tokens_file, rows_needed
 from finetune_trainer.preparation_warnings import preparation_warnings
 from finetune_trainer.prepared_files import FORMAT, write_accounts, write_cache
-from finetune_trainer.prepared_samples import Account
-from finetune_trainer.prepared_splits import SPLITS, Prepared, prepared_splits
+from finetune_trainer.prepared_samples import CHUNK, batch_of
+from finetune_trainer.prepared_splits import Prepared, prepared_splits
 from finetune_trainer.prompts import sample_prompts, stop_ids
+from finetune_trainer.record import TEXT
 from finetune_trainer.resolved_plan import PreparedFacts, resolved_plan
+from finetune_trainer.run_tokenizer import RunTokenizer, run_tokenizer
+from finetune_trainer.sample_limits import Account
 from finetune_trainer.snapshot import Snapshot, read_snapshot
-from finetune_trainer.split import TRAIN, VALIDATION
+from finetune_trainer.split import SPLITS, TEST, TRAIN, VALIDATION
 from finetune_trainer.store import (
+    FileEntry,
     Store,
     canonical_json,
     free_folder,
@@ -38,12 +43,17 @@ from finetune_trainer.store import (
     store_at,
     write_manifest,
 )
-from finetune_trainer.text_tokenizer import text_tokenizer
+from finetune_trainer.supervision import Supervision
+from finetune_trainer.template_choice import chosen_template
+from finetune_trainer.text_checks import check_text_settings
 
 if TYPE_CHECKING:
     from finetune_api.finetune_experiment import ExperimentSpec
     from finetune_api.run_config import PreparationConfig
+    from finetune_api.text_settings import Prompt
+    from finetune_trainer.chat_template import ChatTemplate
     from finetune_trainer.stage_report import StageReporter
+    from finetune_trainer.text_tokenizer import TextTokenizer
 
 SHORTEST_PROMPT = 16
 """Tokens a prompt keeps even where generation.maxNewTokens would fill the whole context."""
@@ -63,21 +73,38 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
     """Write the token cache of an experiment and return its resolved plan."""
     report.stage("Preparing")
     base = _base(config)
-    with tempfile.TemporaryDirectory(dir=_scratch()) as folder:
-        snapshot = _snapshot(config, Path(folder))
-    encoder = _encoder(config.spec, base, snapshot)
-    report.progress(0.2)
-    prepared = prepared_splits(
-        config.spec, snapshot, encoder, base.facts, lambda done: report.progress(0.2 + 0.6 * done)
+    with tempfile.TemporaryDirectory(dir=_scratch()) as name:
+        folder = Path(name)
+        snapshot = _snapshot(config, folder / "snapshot")
+        check_text_settings(config.spec, snapshot.record_type)
+        tokenizer = run_tokenizer(config.spec, base.folder, folder)
+        encoder = _encoder(config.spec, tokenizer.tokenizer, snapshot)
+        report.progress(0.2)
+        prepared = prepared_splits(
+            config.spec,
+            snapshot,
+            encoder,
+            replace(base.facts, vocabulary=rows_needed(tokenizer.new, base.facts.vocabulary)),
+            folder=folder,
+            heard=lambda done: report.progress(0.2 + 0.6 * done),
+        )
+        for reason, message in preparation_warnings(encoder.template.name, prepared):
+            report.warn(reason, message)
+        report.progress(0.9)
+        home = open_store(config.location, config.prefix)
+        identity = config.identity
+        store = free_folder(home, f"prepared-{identity.revision}-{identity.attempt}")
+        entries = _files(store, config.spec, snapshot, encoder, prepared, base.facts)
+        entries += _tokenizer_files(store, tokenizer, encoder.template, base.facts)
+    digest = write_manifest(
+        store,
+        FORMAT,
+        entries,
+        dataset=snapshot.digest,
+        max_length=prepared.max_length,
+        samples={split: len(prepared.samples[split]) for split in SPLITS},
     )
-    for reason, message in preparation_warnings(snapshot, encoder, prepared):
-        report.warn(reason, message)
-    report.progress(0.9)
-    home = open_store(config.location, config.prefix)
-    identity = config.identity
-    store = free_folder(home, f"prepared-{identity.revision}-{identity.attempt}")
-    digest, size = _write(store, config.spec, snapshot, encoder, prepared, base.facts.context)
-    report.artifact("prepared", store.uri, digest, size)
+    report.artifact("prepared", store.uri, digest, sum(entry.bytes for entry in entries))
     return _summary(config, base, encoder, prepared, digest)
 
 
@@ -106,45 +133,69 @@ def _snapshot(config: PreparationConfig, folder: Path) -> Snapshot:
     return read_snapshot(store_at(wanted.location, wanted.uri), folder, wanted.digest)
 
 
-def _encoder(spec: ExperimentSpec, base: Base, snapshot: Snapshot) -> Encoder:
-    tokenizer = text_tokenizer(base.folder)
-    template = chosen_template(spec.prompt.template, tokenizer.chat_template, tokenizer.special)
+def _encoder(spec: ExperimentSpec, tokenizer: TextTokenizer, snapshot: Snapshot) -> Encoder:
+    prompt, documents = spec.prompt, snapshot.record_type == TEXT
+    own = None if documents else tokenizer.chat_template
+    template = chosen_template(prompt, own, tokenizer.special, _custom_template(prompt))
     roles = _roles(snapshot)
-    if roles and spec.prompt.system:
+    if roles and prompt.system:
         roles.add("system")
     template.check_roles(sorted(roles))
-    only_last = spec.prompt.train_on_turns == TrainOnTurns.LAST
-    return Encoder(tokenizer, template, only_last=only_last)
+    augmented = spec.augmentation
+    return Encoder(
+        tokenizer,
+        template,
+        supervision=Supervision.of(prompt),
+        with_turns=augmented is not None
+        and augmented.skip_parent_probability + augmented.random_parent_probability > 0,
+    )
+
+
+def _custom_template(prompt: Prompt) -> str | None:
+    if prompt.template_ref is None:
+        return None
+    path = Path(os.environ.get(names.TEMPLATE_ENV, f"{names.TEMPLATE_DIR}/{names.TEMPLATE_KEY}"))
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"spec.prompt.templateRef: its template cannot be read ({type(error).__name__}); give "
+            "the ConfigMap this key with UTF-8 text",
+            reason="TemplateUnsuitable",
+        ) from error
 
 
 def _roles(snapshot: Snapshot) -> set[str]:
     """Return the roles that occur in the data; none in documents."""
     roles: set[str] = set()
     for rows in snapshot.splits.values():
-        roles |= {turn["role"] for turns in rows.turns for turn in turns or ()}
-        if any(rows.systems):
-            roles.add("system")
+        for start in range(0, len(rows), CHUNK):
+            batch = batch_of(rows, start, start + CHUNK)
+            roles |= {turn["role"] for turns in batch.turns for turn in turns or ()}
+            if any(batch.systems):
+                roles.add("system")
     return roles
 
 
-def _write(
+def _files(
     store: Store,
     spec: ExperimentSpec,
     snapshot: Snapshot,
     encoder: Encoder,
     prepared: Prepared,
-    context: int | None,
-) -> tuple[str, int]:
-    entries = [
-        entry
-        for split in SPLITS
-        for entry in write_cache(store, split, prepared.samples[split], prepared.accounts[split])
-    ]
+    facts: ModelFacts,
+) -> list[FileEntry]:
+    entries = []
+    for split in SPLITS:
+        samples, rows = prepared.samples[split], snapshot.splits.get(split)
+        if split == TEST and rows is None:
+            continue
+        grouped = rows if encoder.with_turns else None
+        entries += write_cache(store, split, samples, prepared.accounts[split], grouped)
     entries.append(write_accounts(store, prepared.accounts, prepared.max_length))
-    rows = snapshot.splits.get(VALIDATION) or snapshot.splits[TRAIN]
-    limit = (context or prepared.max_length) - spec.generation.max_new_tokens
+    limit = (facts.context or prepared.max_length) - spec.generation.max_new_tokens
     prompts = sample_prompts(
-        rows,
+        snapshot.splits.get(VALIDATION) or snapshot.splits[TRAIN],
         encoder,
         spec.prompt.system,
         spec.evaluation.generate_samples,
@@ -152,17 +203,21 @@ def _write(
     )
     answers: dict[str, Any] = {"version": 1, "prompts": prompts, "stop": stop_ids(encoder)}
     entries.append(store.write("prompts.json", canonical_json(answers)))
-    template = {"name": encoder.template.name, "source": encoder.template.source}
-    entries.append(store.write("template.json", canonical_json(template)))
-    digest = write_manifest(
-        store,
-        FORMAT,
-        entries,
-        dataset=snapshot.digest,
-        max_length=prepared.max_length,
-        samples={split: len(prepared.samples[split]) for split in SPLITS},
-    )
-    return digest, sum(entry.bytes for entry in entries)
+    return entries
+
+
+def _tokenizer_files(
+    store: Store, tokenizer: RunTokenizer, template: ChatTemplate, facts: ModelFacts
+) -> list[FileEntry]:
+    """Write the tokenizer and the template as the run uses them, and what is new to the model."""
+    told = {"name": template.name, "source": template.source, "stops": list(template.stops)}
+    entries = [store.write("template.json", canonical_json(told))]
+    for name, content in tokenizer.files():
+        entries.append(store.write(f"tokenizer/{name}", content))
+    if tokenizer.new:
+        new = canonical_json(new_tokens_file(tokenizer.new, facts.vocabulary))
+        entries.append(store.write(NEW_TOKENS, new))
+    return entries
 
 
 def _summary(
@@ -172,8 +227,8 @@ def _summary(
     plan = resolved_plan(
         config.spec,
         PreparedFacts(
-            lengths=[len(sample.ids) for _, sample in samples],
-            supervised=[sample.supervised for _, sample in samples],
+            lengths=samples.lengths.tolist(),
+            supervised=samples.supervised.tolist(),
             max_length=prepared.max_length,
             template=encoder.template.name,
             prepared_digest=digest,
@@ -211,8 +266,8 @@ def _truncation(account: Account) -> Truncation:
         dropped=dropped,
         lost_tokens=account.lost_tokens,
         lost_share=round(account.lost_share, 6),
-        fits_ninety_nine=quantile(account.lengths, 0.99),
-        fits_all=account.lengths[-1] if account.lengths else 0,
+        fits_ninety_nine=account.length_of(0.99),
+        fits_all=account.length_of(1),
     )
 
 

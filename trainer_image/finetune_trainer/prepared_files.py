@@ -1,41 +1,46 @@
 """The files of a preparation: token caches, prompts, template, account of what was cut.
 
 Layout of a cache folder: `tokens.bin` uint32 ids back to back, `flags.bin` one byte per token,
-`offsets.bin` int64 borders, one more than samples, `rows.bin` uint32 rows of the snapshot.
+`offsets.bin` int64 borders, one more than samples, `rows.bin` uint32 rows of the split. Where
+exchanges may be left out: `turns.bin` int64 pairs of first token and role, `groups.bin` uint32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from finetune_trainer.dataset_statistics import histogram, quantile
-from finetune_trainer.encode import Sample
-from finetune_trainer.prepared_samples import Account
+from finetune_trainer.dataset_statistics import histogram
+from finetune_trainer.sample_limits import Account
+from finetune_trainer.snapshot import Rows
 from finetune_trainer.store import FileEntry, Store, canonical_json
+from finetune_trainer.token_spool import SpooledSamples
 
 FORMAT = "prepared/v1"
 """Format of the manifest, written last."""
 
 
 def write_cache(
-    store: Store, split: str, samples: Sequence[tuple[int, Sample]], account: Account
+    store: Store, split: str, samples: SpooledSamples, account: Account, rows: Rows | None = None
 ) -> list[FileEntry]:
-    """Write the token cache of one split and return its entries."""
-    lengths = np.array([len(sample.ids) for _, sample in samples], np.int64)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    tokens = [np.array(sample.ids, "<u4") for _, sample in samples] or [np.zeros(0, "<u4")]
-    flags = b"".join(sample.flags for _, sample in samples)
-    rows = np.array([row for row, _ in samples], "<u4")
-    contents = {
-        "tokens.bin": np.concatenate(tokens).tobytes(),
-        "flags.bin": flags,
+    """Write the token cache of one split and return its entries.
+
+    `rows` are given where turns are needed: their groups say which samples are of one tree.
+    """
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(samples.lengths)])
+    contents: dict[str, bytes | Iterable[bytes]] = {
+        "tokens.bin": _bytes(samples.tokens(), "<u4"),
+        "flags.bin": _bytes(samples.flags(), "u1"),
         "offsets.bin": offsets.astype("<i8").tobytes(),
-        "rows.bin": rows.tobytes(),
+        "rows.bin": samples.table["row"].astype("<u4").tobytes(),
         "index.json": canonical_json(_index(samples, account)),
     }
+    if rows is not None:
+        contents["turns.bin"] = _bytes(samples.turns(), "<i8")
+        contents["groups.bin"] = _groups(rows, samples).astype("<u4").tobytes()
     return [store.write(f"tokens/{split}/{name}", content) for name, content in contents.items()]
 
 
@@ -57,6 +62,8 @@ def told(account: Account, limit: int) -> dict[str, Any]:
         "userCut": account.cuts["user"],
         "systemCut": account.cuts["system"],
         "answerCut": account.cuts["answer"],
+        "windows": account.windows,
+        "repeatedSamples": account.repeated,
         "droppedTooLong": account.dropped["TooLong"],
         "droppedNothingSupervised": account.dropped["NothingSupervised"],
         "tokens": account.tokens,
@@ -64,19 +71,28 @@ def told(account: Account, limit: int) -> dict[str, Any]:
         "lostShare": round(account.lost_share, 6),
         "boundaryAdjusted": account.adjusted,
         "answersWithoutEnd": account.without_end,
-        **{
-            f"p{int(100 * share)}": quantile(account.lengths, share)
-            for share in (0.5, 0.9, 0.95, 0.99)
-        },
-        "max": account.lengths[-1] if account.lengths else 0,
+        **{f"p{int(100 * share)}": account.length_of(share) for share in (0.5, 0.9, 0.95, 0.99)},
+        "max": account.length_of(1),
     }
 
 
-def _index(samples: Sequence[tuple[int, Sample]], account: Account) -> dict[str, Any]:
-    lengths = [len(sample.ids) for _, sample in samples]
-    tokens = sum(lengths)
-    supervised = sum(sample.supervised for _, sample in samples)
-    drawn = histogram("Samples", "tokens", lengths)
+def _bytes(arrays: Iterable[NDArray[Any]], dtype: str) -> Iterator[bytes]:
+    for array in arrays:
+        yield array.astype(dtype, copy=False).tobytes()
+
+
+def _groups(rows: Rows, samples: SpooledSamples) -> NDArray[np.int64]:
+    """Return the number of every sample's tree, by first appearance."""
+    numbers: dict[str, int] = {}
+    groups = getattr(rows, "groups", ()) or rows.ids
+    found = [numbers.setdefault(group, len(numbers)) for group in groups]
+    numbered: NDArray[np.int64] = np.array(found, np.int64)[samples.table["row"]]
+    return numbered
+
+
+def _index(samples: SpooledSamples, account: Account) -> dict[str, Any]:
+    tokens, supervised = int(samples.lengths.sum()), int(samples.supervised.sum())
+    drawn = histogram("Samples", "tokens", samples.lengths.tolist())
     return {
         "version": 1,
         "samples": len(samples),

@@ -1,66 +1,75 @@
-"""Turns the records of a snapshot into samples that fit, with the account of what it took."""
+"""Turns the records of a split into samples as long as they are, batch by batch."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
+from typing import Any
 
-from finetune_api.training_settings import Overflow
+import numpy as np
+
 from finetune_trainer.chat_template import Message
 from finetune_trainer.dataset_statistics import quantile
-from finetune_trainer.encode import Encoder, Rendering, Sample
-from finetune_trainer.errors import DataError
+from finetune_trainer.encode import Encoder
+from finetune_trainer.rendering import Rendering
 from finetune_trainer.snapshot import Rows
-from finetune_trainer.truncation import Cut, cut_end, fitted
+from finetune_trainer.token_spool import Entry, Table, TokenSpool
+from finetune_trainer.truncation import Cut, Limits, fitted
 
-CHUNK = 2000
-FIRST_ROWS = 5
-CUTS = ("turns", "user", "system", "answer")
+CHUNK = 1000
+"""Records that are Python objects at a time."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One sample before the length limit, and what is needed to make it again, shorter."""
+class SplitSource:
+    """The records of one split and how they become samples."""
 
-    row: int
-    sample: Sample
-    messages: tuple[Message, ...]
-    """messages are empty for documents."""
+    split: str
+    rows: Rows
+    encoder: Encoder
+    system: str | None = None
+    """system stands in where a record has no system text."""
+    documents: bool = False
+
+    def entries(self, start: int, end: int) -> Iterator[Entry]:
+        """Yield the samples of some records, as long as they are."""
+        batch = batch_of(self.rows, start, end)
+        found = [self._renderings(batch, row) for row in range(len(batch))]
+        samples = self.encoder.encoded([one for each in found for one in each])
+        for row, each in enumerate(found):
+            for number in range(len(each)):
+                yield Entry(start + row, next(samples), number, len(each))
+
+    def fitted(self, above: Table, limits: Limits) -> Iterator[tuple[Entry, Cut]]:
+        """Yield samples of conversations again, cut to the limits; `above` is in row order."""
+        for start in range(0, len(self.rows), CHUNK):
+            low, high = np.searchsorted(above["row"], (start, start + CHUNK))
+            if low == high:
+                continue
+            batch = batch_of(self.rows, start, start + CHUNK)
+            for one in above[low:high]:
+                sample, cut = fitted(self.encoder, self._messages(batch, one, start), limits)
+                yield Entry(int(one["row"]), sample, int(one["number"]), int(one["of"])), cut
+
+    def _renderings(self, batch: Rows, row: int) -> Sequence[Rendering]:
+        if self.documents:
+            return [self.encoder.document(batch.texts[row])]
+        return self.encoder.renderings(messages_of(batch, row, self.system))
+
+    def _messages(self, batch: Rows, one: Any, start: int) -> tuple[Message, ...]:
+        """Return the messages up to the answer of one of several renderings of a conversation."""
+        messages = messages_of(batch, int(one["row"]) - start, self.system)
+        if one["of"] == 1:
+            return messages
+        return messages[: self.encoder.renderings(messages)[int(one["number"])].length]
 
 
-@dataclass
-class Account:
-    """What the length limit and the checks did to a split."""
-
-    split: str = "train"
-    samples: int = 0
-    above: int = 0
-    tokens: int = 0
-    lost_tokens: int = 0
-    cuts: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    rows: list[int] = field(default_factory=list)
-    """rows are the first records above the limit, counted from 1."""
-    adjusted: int = 0
-    without_end: int = 0
-    lengths: list[int] = field(default_factory=list)
-    """lengths of all samples before the limit, sorted."""
-
-    @property
-    def lost_share(self) -> float:
-        """Return the share of tokens that the limit took."""
-        return self.lost_tokens / self.tokens if self.tokens else 0.0
-
-
-def encoded_records(rows: Rows, encoder: Encoder, system: str | None) -> list[Encoded]:
-    """Return the samples of all records, as long as they are."""
-    found: list[Encoded] = []
-    for start in range(0, len(rows), CHUNK):
-        end = min(start + CHUNK, len(rows))
-        found += _encoded(rows, range(start, end), encoder, system)
-    return found
+def batch_of(rows: Rows, start: int, end: int) -> Rows:
+    """Return some rows of a split."""
+    place = slice(start, end)
+    return Rows(rows.ids[place], rows.systems[place], rows.turns[place], rows.texts[place])
 
 
 def messages_of(rows: Rows, row: int, system: str | None) -> tuple[Message, ...]:
@@ -76,93 +85,12 @@ def automatic_limit(lengths: Sequence[int], share: float, context: int | None) -
     return min(limit, context) if context else limit
 
 
-def fitting_samples(
-    split: str, found: Sequence[Encoded], encoder: Encoder, limit: int, overflow: Overflow
-) -> tuple[list[tuple[int, Sample]], Account]:
-    """Return (row, sample) of everything that is trained on, in order, and the account.
-
-    Raises DataError (TooLong) for samples above the limit where the policy is Fail.
-    """
-    account = Account(split, lengths=sorted(len(one.sample.ids) for one in found))
-    kept = []
-    for one in found:
-        account.tokens += len(one.sample.ids)
-        account.adjusted += one.sample.adjusted
-        sample = _limited(one, encoder, limit, overflow, account)
-        if sample is None:
-            continue
-        if not sample.supervised:
-            account.dropped["NothingSupervised"] += 1
-            continue
-        account.without_end += not sample.ends
-        kept.append((one.row, sample))
-    account.samples = len(kept)
-    if overflow == Overflow.FAIL and account.above:
-        raise DataError(_too_long(account, limit), reason="TooLong")
-    return kept, account
-
-
-def _limited(
-    one: Encoded, encoder: Encoder, limit: int, overflow: Overflow, account: Account
-) -> Sample | None:
-    length = len(one.sample.ids)
-    if length <= limit:
-        return one.sample
-    account.above += 1
-    if len(account.rows) < FIRST_ROWS:
-        account.rows.append(one.row + 1)
-    if overflow == Overflow.DROP:
-        account.dropped["TooLong"] += 1
-        account.lost_tokens += length
-        return None
-    if overflow == Overflow.FAIL:
-        return one.sample
-    if one.messages:
-        sample, cut = fitted(encoder, one.messages, limit)
-    else:
-        sample, cut = cut_end(one.sample, limit), Cut(answer=True, tokens=length - limit)
-    account.lost_tokens += cut.tokens
-    account.cuts.update(
-        name for name in ("turns", "user", "system", "answer") if getattr(cut, name)
-    )
-    return sample
-
-
-def _encoded(
-    rows: Rows, places: Sequence[int], encoder: Encoder, system: str | None
-) -> list[Encoded]:
-    renderings: list[Rendering] = []
-    origins: list[tuple[int, tuple[Message, ...]]] = []
-    for row in places:
-        if rows.texts[row] is not None:
-            renderings.append(encoder.document(rows.texts[row]))
-            origins.append((row, ()))
-            continue
-        messages = messages_of(rows, row, system)
-        found = encoder.renderings(messages)
-        renderings += found
-        origins += [(row, _seen(messages, found, number)) for number in range(len(found))]
-    samples = encoder.encoded(renderings)
-    return [
-        Encoded(row, sample, messages)
-        for (row, messages), sample in zip(origins, samples, strict=True)
-    ]
-
-
-def _seen(
-    messages: tuple[Message, ...], found: Sequence[Rendering], number: int
-) -> tuple[Message, ...]:
-    """Return the messages up to the answer of one of several renderings of a conversation."""
-    if len(found) == 1:
-        return messages
-    answers = [at for at, one in enumerate(messages) if one["role"] == "assistant"]
-    return messages[: answers[len(answers) - len(found) + number] + 1]
-
-
-def _too_long(account: Account, limit: int) -> str:
-    rows = ", ".join(map(str, account.rows))
-    return (
-        f"TooLong: {account.split}, {account.above:,} samples exceed {limit} tokens (first rows: "
-        f"{rows}); 99 % fit in {quantile(account.lengths, 0.99)}. Expected: samples within the "
-        "limit. Fix: raise tokenizer.maxLength or set tokenizer.overflow."
-    )
+def spooled_samples(source: SplitSource, folder: Path) -> Iterator[tuple[int, TokenSpool]]:
+    """Encode all records of a split into a spool; yield it with the number of records so far."""
+    folder.mkdir()
+    spool = TokenSpool(folder, 0)
+    yield 0, spool
+    for start in range(0, len(source.rows), CHUNK):
+        end = min(start + CHUNK, len(source.rows))
+        spool.add(list(source.entries(start, end)))
+        yield end, spool

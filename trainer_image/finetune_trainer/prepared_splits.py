@@ -1,31 +1,33 @@
-"""Both splits of a snapshot as samples that fit one length limit, or the reason why they cannot."""
+"""The splits of a run as samples that fit one length limit, or the reason why they cannot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from finetune_api.finetune_experiment import ExperimentSpec
-from finetune_trainer.encode import Encoder, Sample
+from finetune_api.text_settings import Overflow
+from finetune_api.training_settings import ProblemType
+from finetune_trainer.encode import Encoder
 from finetune_trainer.errors import ConfigurationError, DataError
 from finetune_trainer.model_facts import ModelFacts
-from finetune_trainer.prepared_samples import (
-    Account,
-    automatic_limit,
-    encoded_records,
-    fitting_samples,
-)
+from finetune_trainer.prepared_samples import SplitSource, automatic_limit, spooled_samples
+from finetune_trainer.record import TEXT
+from finetune_trainer.sample_limits import Account, SampleLimits
 from finetune_trainer.snapshot import Rows, Snapshot
-from finetune_trainer.split import TRAIN, VALIDATION
-
-SPLITS = (TRAIN, VALIDATION)
+from finetune_trainer.split import SPLITS, TRAIN
+from finetune_trainer.token_spool import SpooledSamples, TokenSpool
+from finetune_trainer.truncation import Limits
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Samples of every split and the account of what was cut."""
+    """Samples of every split, on the scratch disk, and the account of what was cut."""
 
-    samples: dict[str, list[tuple[int, Sample]]]
+    samples: dict[str, SpooledSamples]
     accounts: dict[str, Account]
     max_length: int
 
@@ -35,61 +37,104 @@ def prepared_splits(
     snapshot: Snapshot,
     encoder: Encoder,
     facts: ModelFacts,
+    *,
+    folder: Path,
     heard: Callable[[float], None],
 ) -> Prepared:
-    """Encode both splits, resolve the length limit and make every sample fit it."""
-    empty = Rows([], [], [], [])
-    rows = {split: snapshot.splits.get(split, empty) for split in SPLITS}
-    total = sum(map(len, rows.values())) or 1
-    found, done = {}, 0
-    for split in SPLITS:
-        found[split] = encoded_records(rows[split], encoder, spec.prompt.system)
-        done += len(rows[split])
-        heard(done / total)
-    limit = _limit(spec, sorted(len(one.sample.ids) for one in found[TRAIN]), facts)
-    samples, accounts = {}, {}
-    for split in SPLITS:
-        samples[split], accounts[split] = fitting_samples(
-            split, found[split], encoder, limit, spec.tokenizer.overflow
+    """Encode all splits, resolve the length limit and make every sample fit it.
+
+    `facts` count the rows of the grown model; `folder` on the scratch disk takes what is encoded;
+    `heard` hears the share 0…1 of the records.
+    """
+    sources = [
+        SplitSource(
+            split,
+            snapshot.splits.get(split, Rows([], [], [], [])),
+            encoder,
+            spec.prompt.system,
+            snapshot.record_type == TEXT,
         )
-    prepared = Prepared(samples, accounts, limit)
-    _check(spec, prepared, facts)
+        for split in SPLITS
+    ]
+    spools = _encoded(sources, folder, heard)
+    _check_vocabulary(spools, facts.vocabulary)
+    lengths = np.sort(spools[TRAIN].table()["length"])
+    limits = SampleLimits(
+        Limits(
+            _limit(spec, lengths.tolist(), facts),
+            spec.tokenizer.max_prompt_length,
+            spec.tokenizer.max_answer_length,
+        ),
+        _overflow(spec),
+    )
+    found = {
+        one.split: limits.fitting(one, spools[one.split], folder / one.split) for one in sources
+    }
+    prepared = Prepared(
+        {split: samples for split, (samples, _) in found.items()},
+        {split: account for split, (_, account) in found.items()},
+        limits.limits.whole,
+    )
+    _check(spec, prepared)
     return prepared
 
 
-def _limit(spec: ExperimentSpec, lengths: Sequence[int], facts: ModelFacts) -> int:
+def _encoded(
+    sources: list[SplitSource], folder: Path, heard: Callable[[float], None]
+) -> dict[str, TokenSpool]:
+    total = sum(len(one.rows) for one in sources) or 1
+    spools, done = {}, 0
+    for source in sources:
+        for number, spool in spooled_samples(source, folder / source.split):
+            spools[source.split] = spool
+            heard((done + number) / total)
+        done += len(source.rows)
+    return spools
+
+
+def _check_vocabulary(spools: dict[str, TokenSpool], vocabulary: int | None) -> None:
+    largest = max(int(one.table()["largest"].max(initial=0)) for one in spools.values())
+    if vocabulary is not None and largest >= vocabulary:
+        raise ConfigurationError(
+            f"spec.tokenizer: it yields id {largest}, but the model has {vocabulary} embeddings; "
+            "use the model's own tokenizer, or repair the model folder",
+            reason="UnsupportedModel",
+        )
+
+
+def _overflow(spec: ExperimentSpec) -> Overflow:
+    if spec.tokenizer.overflow != Overflow.AUTO:
+        return spec.tokenizer.overflow
+    pretraining = spec.problem_type == ProblemType.PRETRAINING
+    return Overflow.WINDOW if pretraining else Overflow.TRUNCATE
+
+
+def _limit(spec: ExperimentSpec, lengths: list[int], facts: ModelFacts) -> int:
     given = spec.tokenizer.max_length
     if given is None:
         return automatic_limit(lengths, spec.tokenizer.max_length_quantile, facts.context)
     if facts.context is not None and given > facts.context:
         raise ConfigurationError(
-            f"tokenizer.maxLength: {given} exceeds the model's context of {facts.context} tokens; "
-            "lower it",
+            f"spec.tokenizer.maxLength: {given} exceeds the model's context of {facts.context} "
+            "tokens; lower it",
             reason="LengthAboveContext",
         )
     return given
 
 
-def _check(spec: ExperimentSpec, prepared: Prepared, facts: ModelFacts) -> None:
+def _check(spec: ExperimentSpec, prepared: Prepared) -> None:
     account, most = prepared.accounts[TRAIN], spec.tokenizer.max_truncated_share
-    share = account.above / len(account.lengths) if account.lengths else 0.0
-    if share > most:
+    share = account.above / len(account.lengths) if len(account.lengths) else 0.0
+    if share > most and _overflow(spec) != Overflow.WINDOW:
         raise DataError(
-            f"tokenizer.maxTruncatedShare: {share:.1%} of the training samples exceed "
+            f"spec.tokenizer.maxTruncatedShare: {share:.1%} of the training samples exceed "
             f"{prepared.max_length} tokens, allowed are {most:.1%}; raise tokenizer.maxLength, or "
             "allow it",
             reason="TruncationLimit",
         )
-    if not prepared.samples[TRAIN]:
+    if not len(prepared.samples[TRAIN]):
         raise DataError(
             "NothingSupervised: no training sample has a supervised token left. Expected: at least "
-            "one. Fix: raise tokenizer.maxLength, check the roles of the data.",
+            "one. Fix: raise tokenizer.maxLength, check prompt.trainOnRoles and the data's roles.",
             reason="NothingSupervised",
-        )
-    largest = max((max(sample.ids) for _, sample in prepared.samples[TRAIN]), default=0)
-    if facts.vocabulary is not None and largest >= facts.vocabulary:
-        raise ConfigurationError(
-            f"spec.model: its tokenizer yields id {largest}, but the model has {facts.vocabulary} "
-            "embeddings; repair the model folder",
-            reason="UnsupportedModel",
         )

@@ -27,10 +27,7 @@ def sample_prompts(
 
 def stop_ids(encoder: Encoder) -> list[int]:
     """Return the ids that end an answer: the end token, and what the template puts behind one."""
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    rendering = encoder.renderings(messages)[0]
-    answer = rendering.answers[0]
-    behind = encoder.tokenizer.ids(rendering.text[answer.content_end : answer.end].strip())
+    behind = encoder.tokenizer.ids(encoder.answer_end().strip())
     end = encoder.tokenizer.backend.token_to_id(encoder.tokenizer.special.end)
     # Several ids spell an end in plain text; none of them alone would mean it.
     single = behind if len(behind) == 1 else []

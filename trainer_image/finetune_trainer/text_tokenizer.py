@@ -1,10 +1,11 @@
-"""The base model's tokenizer: text to ids with character offsets, its template, its end token."""
+"""A tokenizer folder as text to ids: its special tokens, its template, and how it grows."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,25 @@ class TextTokenizer:
             batch = list(texts[start : start + BATCH])
             for found in self.backend.encode_batch_fast(batch, add_special_tokens=False):
                 yield found.ids
+
+    @cached_property
+    def anchors(self) -> frozenset[str]:
+        """Return special tokens at which a text can be cut without changing any id.
+
+        A tokenizer splits a text at them before anything else; those that take spaces from beside
+        them, need a border of words or are part of a longer one are left out.
+        """
+        added = self.backend.get_added_tokens_decoder().values()
+        sure = {
+            token.content
+            for token in added
+            if token.special
+            and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+        }
+        others = [token.content for token in added]
+        return frozenset(
+            one for one in sure if not any(one in other and one != other for other in others)
+        )
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of one text."""

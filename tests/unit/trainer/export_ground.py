@@ -13,11 +13,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from finetune_api.run_config import ExportJobConfig
-from finetune_trainer.chat_template import RAW
+from finetune_api.text_settings import Prompt, Template
+from finetune_trainer.chat_template import SpecialTokens
 from finetune_trainer.stage_report import StageReporter
 from finetune_trainer.store import FileEntry, Store, open_store, write_manifest
+from finetune_trainer.template_choice import chosen_template
 
 CLAIM = "results"
+RAW = chosen_template(Prompt(template=Template.RAW), None, SpecialTokens())
 
 
 class ExportGround:
@@ -187,7 +190,7 @@ def _prepared() -> dict[str, bytes]:
     ]
     return {
         "prompts.json": json.dumps({"version": 1, "prompts": prompts, "stop": [0]}).encode(),
-        "template.json": json.dumps({"name": "Raw", "source": RAW}).encode(),
+        "template.json": json.dumps({"name": "Raw", "source": RAW.source}).encode(),
         "truncation.json": json.dumps({"samples": 2, "lostTokens": 9}).encode(),
     }
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from finetune_api.training_settings import Template
+from finetune_api.text_settings import Prompt, Template
 from finetune_trainer.chat_template import (
     ChatTemplate,
     SpecialTokens,
     TemplateUnsuitableError,
-    chosen_template,
 )
+from finetune_trainer.template_choice import chosen_template
 
 TURNS = [
     {"role": "system", "content": "be brief"},
@@ -19,7 +19,7 @@ TOKENS = SpecialTokens(begin="<s>", end="</s>", begin_is_added=True)
 
 
 def test_chatml_renders_turns_and_the_start_of_an_answer():
-    template = chosen_template(Template.CHATML, None, TOKENS)
+    template = chosen_template(Prompt(template=Template.CHATML), None, SpecialTokens("<s>", "</s>"))
     assert template.render(TURNS) == (
         "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nwhy?<|im_end|>\n"
         "<|im_start|>assistant\nbecause<|im_end|>\n"
@@ -28,13 +28,15 @@ def test_chatml_renders_turns_and_the_start_of_an_answer():
 
 
 def test_raw_is_prompt_answer_and_end_token():
-    template = chosen_template(Template.RAW, None, TOKENS)
+    template = chosen_template(Prompt(template=Template.RAW), None, TOKENS)
     assert template.render(TURNS) == "<s>be brief\n\nwhy?because</s>"
     assert template.render(TURNS[:2], prompt=True) == "<s>be brief\n\nwhy?"
 
 
 def test_raw_has_a_begin_token_only_where_the_tokenizer_adds_one():
-    template = chosen_template(Template.RAW, None, SpecialTokens(begin="<s>", end="</s>"))
+    template = chosen_template(
+        Prompt(template=Template.RAW), None, SpecialTokens(begin="<s>", end="</s>")
+    )
     assert template.render(TURNS[1:]) == "why?because</s>"
 
 
@@ -49,12 +51,12 @@ def test_raw_has_a_begin_token_only_where_the_tokenizer_adds_one():
     ],
 )
 def test_auto_takes_the_models_own_template(wanted, own, name):
-    assert chosen_template(wanted, own, TOKENS).name == name
+    assert chosen_template(Prompt(template=wanted), own, TOKENS).name == name
 
 
 def test_a_model_without_a_template_cannot_use_its_own():
     with pytest.raises(TemplateUnsuitableError, match="set ChatML or Raw") as refused:
-        chosen_template(Template.MODEL, None, TOKENS)
+        chosen_template(Prompt(template=Template.MODEL), None, TOKENS)
     assert (refused.value.exit_code, refused.value.reason) == (10, "TemplateUnsuitable")
 
 
@@ -82,7 +84,7 @@ def test_a_model_without_a_template_cannot_use_its_own():
     ],
 )
 def test_a_bad_template_is_refused(source):
-    with pytest.raises(TemplateUnsuitableError, match=r"prompt.template: Model"):
+    with pytest.raises(TemplateUnsuitableError, match=r"spec.prompt.template: Model"):
         ChatTemplate("Model", source).render(TURNS)
 
 
@@ -92,7 +94,7 @@ def test_inner_attributes_are_undefined(source):
 
 
 def test_an_output_without_end_is_stopped(monkeypatch):
-    monkeypatch.setattr("finetune_trainer.chat_template.MAX_CHARACTERS", 100)
+    monkeypatch.setattr("finetune_trainer.template_sandbox.MAX_CHARACTERS", 100)
     template = ChatTemplate("Model", "{% for a in range(1000) %}{{ a }},{% endfor %}")
     with pytest.raises(TemplateUnsuitableError, match="more than 100 characters"):
         template.render(TURNS)
@@ -118,8 +120,8 @@ def test_a_template_that_drops_a_role_is_refused():
     with pytest.raises(TemplateUnsuitableError) as refused:
         template.check_roles(["system", "user"])
     assert str(refused.value) == (
-        "prompt.template: the template of this model has no system role; fold it into the first "
-        "user turn, or remove the system column and prompt.system"
+        "spec.prompt.template: template Model has no system role; fold it into the first user "
+        "turn, or remove the system column and prompt.system"
     )
 
 

@@ -5,14 +5,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.pre_tokenizers import Split
 
 from data_ground import CHAT, SPECIAL, trained_tokenizer
-from finetune_api.training_settings import Template
+from finetune_api.text_settings import Prompt, Template
 from finetune_trainer.chat_template import (
     ChatTemplate,
     SpecialTokens,
     TemplateUnsuitableError,
-    chosen_template,
 )
 from finetune_trainer.encode import CONTENT, LAST_ANSWER, SUPERVISED, Encoder
+from finetune_trainer.supervision import Supervision
+from finetune_trainer.template_choice import chosen_template
 from finetune_trainer.text_tokenizer import TextTokenizer
 
 SPECIALS = SpecialTokens(begin="<|begin|>", end="<|end|>", all=frozenset(SPECIAL))
@@ -23,10 +24,11 @@ def text_tokenizer(backend=None, special=SPECIALS):
     return TextTokenizer(backend, special, None)
 
 
-def encoder(source=CHAT, *, only_last=False, special=SPECIALS):
-    return Encoder(
-        text_tokenizer(special=special), ChatTemplate("Model", source, special), only_last=only_last
-    )
+def encoder(source=CHAT, *, special=SPECIALS, with_turns=False, **chosen):
+    supervision = Supervision(**chosen)
+    template = ChatTemplate("Model", source, special)
+    tokenizer = text_tokenizer(special=special)
+    return Encoder(tokenizer, template, supervision=supervision, with_turns=with_turns)
 
 
 def turns(*texts):
@@ -42,8 +44,7 @@ def encoded(one, messages):
 
 
 def text_of(one, sample, bit):
-    ids = [token for token, flag in zip(sample.ids, sample.flags, strict=True) if flag & bit]
-    return one.tokenizer.decode(ids)
+    return one.tokenizer.decode(sample.ids[sample.flags & bit > 0].tolist())
 
 
 def test_answers_and_their_end_tokens_are_supervised_and_nothing_else():
@@ -103,7 +104,7 @@ def test_a_token_that_would_cross_the_border_is_cut_and_counted():
     backend.pre_tokenizer = pre_tokenizers.Sequence([Split("<e>", "isolated")])
     backend.add_special_tokens(["<e>"])
     special = SpecialTokens(end="<e>", all=frozenset({"<e>"}))
-    raw = chosen_template(Template.RAW, None, special)
+    raw = chosen_template(Prompt(template=Template.RAW), None, special)
     one = Encoder(text_tokenizer(backend, special), raw)
     sample = encoded(one, turns("ca", "bc"))
     assert (list(sample.ids), sample.adjusted) == ([3, 0, 1, 3, 4], True)
@@ -112,13 +113,15 @@ def test_a_token_that_would_cross_the_border_is_cut_and_counted():
 
 
 def test_raw_supervises_answer_and_end_token():
-    one = Encoder(text_tokenizer(), chosen_template(Template.RAW, None, SPECIALS))
+    one = Encoder(text_tokenizer(), chosen_template(Prompt(template=Template.RAW), None, SPECIALS))
     sample = encoded(one, turns("why? ", "because"))
     assert text_of(one, sample, SUPERVISED) == "because<|end|>"
 
 
 def test_chatml_on_a_tokenizer_without_its_tokens_supervises_the_whole_marker():
-    one = Encoder(text_tokenizer(), chosen_template(Template.CHATML, None, SPECIALS))
+    one = Encoder(
+        text_tokenizer(), chosen_template(Prompt(template=Template.CHATML), None, SPECIALS)
+    )
     sample = encoded(one, turns("why?", "because"))
     assert text_of(one, sample, SUPERVISED) == "because<|im_end|>"
 
@@ -187,10 +190,11 @@ def test_a_template_that_trims_answers_is_fine():
 
 def test_a_document_is_supervised_but_for_the_begin_token():
     special = SpecialTokens("<|begin|>", "<|end|>", begin_is_added=True, all=frozenset(SPECIAL))
-    one = encoder(special=special)
+    raw = chosen_template(Prompt(template=Template.RAW), None, special)
+    one = Encoder(text_tokenizer(special=special), raw)
     (sample,) = one.encoded([one.document("why because")])
     assert text_of(one, sample, SUPERVISED) == "why because<|end|>"
-    assert one.tokenizer.decode(sample.ids) == "<|begin|>why because<|end|>"
+    assert one.tokenizer.decode(sample.ids.tolist()) == "<|begin|>why because<|end|>"
 
 
 def test_characters_of_several_bytes_keep_their_place():

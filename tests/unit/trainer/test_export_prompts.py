@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from finetune_api.training_settings import Template
+from finetune_api.text_settings import Prompt, Template
 from finetune_trainer.artifact_files import generation_config, tokenizer_files
-from finetune_trainer.chat_template import chosen_template
 from finetune_trainer.encode import Encoder
 from finetune_trainer.export_prompts import (
     exported_prompting,
@@ -19,6 +18,7 @@ from finetune_trainer.export_prompts import (
 )
 from finetune_trainer.export_sources import ExportSources
 from finetune_trainer.prompts import stop_ids
+from finetune_trainer.template_choice import chosen_template
 from finetune_trainer.text_tokenizer import text_tokenizer
 from unit.trainer.export_ground import ExportGround
 
@@ -43,7 +43,9 @@ def config_and_sources(ground: ExportGround, template: str, spec: dict | None = 
     if template == "Model":
         (ground.base / "chat_template.jinja").write_text(OWN_TEMPLATE)
     tokenizer = text_tokenizer(ground.base)
-    chosen = chosen_template(Template(template), tokenizer.chat_template, tokenizer.special)
+    chosen = chosen_template(
+        Prompt(template=Template(template)), tokenizer.chat_template, tokenizer.special
+    )
     sources = ExportSources(
         checkpoint=ground.base,
         base=ground.base,

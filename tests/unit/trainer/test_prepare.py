@@ -71,7 +71,7 @@ def test_prompts_have_ids_text_and_reference(bench, tmp_path):
     stop = json.loads((folder / "prompts.json").read_text())["stop"]
     assert stop == [0]
     template = json.loads((folder / "template.json").read_text())
-    assert template == {"name": "Model", "source": CHAT}
+    assert template == {"name": "Model", "source": CHAT, "stops": []}
 
 
 def test_automatic_values_are_resolved_and_shown(bench):
@@ -187,7 +187,8 @@ def test_the_system_text_of_the_spec_stands_in(bench, tmp_path):
 
 def test_a_dataset_of_documents_is_prepared_without_a_template(bench, tmp_path):
     bench.dataset(jsonl({"text": f"document {n} about things"} for n in range(40)))
-    summary, report = bench.prepared()
+    summary, report = bench.prepared(problemType="Pretraining")
+    assert summary.plan.template == "Raw"
     store = results().child(f"{HOME}/prepared-1-1")
     folder = fetch_prepared(store, report.artifacts[0].digest, tmp_path / "copy")
     cache = open_cache(folder / "tokens/train")
