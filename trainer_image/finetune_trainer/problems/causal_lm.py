@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune_trainer.data import MicroBatch
+from finetune_trainer.noise import noisy
 from finetune_trainer.plan import DROPOUT, mix
 from finetune_trainer.row_loss import (
     LogitForm,
@@ -20,9 +21,11 @@ from finetune_trainer.row_loss import (
 class CausalLanguageModelling(nn.Module):
     """Backbone, head and loss as one module, so that reducers see the whole computation."""
 
-    def __init__(self, model: nn.Module, seed: int, smoothing: float = 0.0) -> None:
+    def __init__(
+        self, model: nn.Module, seed: int, smoothing: float = 0.0, noise: float = 0.0
+    ) -> None:
         super().__init__()
-        self.model, self._seed = model, seed
+        self.model, self._seed, self._noise = model, seed, noise
         causal: Any = model
         causal = causal.get_base_model() if hasattr(causal, "peft_config") else causal
         # Kept out of the module tree: they are parts of `model` and would be named twice.
@@ -57,10 +60,16 @@ class CausalLanguageModelling(nn.Module):
         # Padded rows need no layout: they are padded on the right, and attention is causal.
         layout = {} if batch.layout is None else {"layout": batch.layout}
         output = self.__dict__["_backbone"](
-            input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, **layout
+            **self._inputs(batch), position_ids=batch.positions, use_cache=False, **layout
         )
         states: Tensor = output.last_hidden_state.flatten(0, 1)
         return states.index_select(0, batch.rows)
+
+    def _inputs(self, batch: MicroBatch) -> dict[str, Tensor]:
+        if not (self._noise and self.training):
+            return {"input_ids": batch.tokens}
+        embedded = self.__dict__["_backbone"].get_input_embeddings()(batch.tokens)
+        return {"inputs_embeds": noisy(embedded, batch, self._noise, self._seed)}
 
     @property
     def vocabulary(self) -> int:
