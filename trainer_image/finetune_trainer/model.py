@@ -1,4 +1,4 @@
-"""Loads the base model, adds adapters, and proves on the real model that packing is sound."""
+"""Loads the base model and adds adapters."""
 
 from __future__ import annotations
 
@@ -10,36 +10,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from finetune_api.training_settings import Adapter, AdapterType
-from finetune_trainer.data import micro_batch
+from finetune_trainer import probes
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.plan import INIT, mix
-from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from finetune_trainer.segments import SEGMENTS
-from finetune_trainer.token_cache import TokenCache
 
-TYPES = {"BFloat16": torch.bfloat16, "Float32": torch.float32}
-PROBE_TOKENS = 16
+probe = probes.probe  # on its way out: run_assembly
+TYPES = {
+    "BFloat16": torch.bfloat16,
+    "Float16": torch.float16,
+    "Float32": torch.float32,
+}
 
 
 def compute_type(name: str, device: torch.device) -> torch.dtype:
-    """Return the type of arithmetic; Auto is bfloat16 where the GPU has it, else float32."""
+    """Return the type of arithmetic; Auto is bfloat16 on GPUs that have it, else float16."""
     if name in TYPES:
         return TYPES[name]
-    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+    if device.type != "cuda":
+        return torch.float32
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
-def load_base(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """Return the model of a local folder with segment attention; safetensors only, no code."""
+def load_base(
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    config: PretrainedConfig | None = None,
+    attention: str = SEGMENTS,
+) -> nn.Module:
+    """Return the model of a local folder; safetensors only, no code.
+
+    `config` replaces the folder's; `attention` is the name of a registered function.
+    """
     try:
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             dtype=dtype,
-            attn_implementation=SEGMENTS,
+            attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -100,39 +114,6 @@ def saved_name(name: str) -> str:
     return name.replace(".default.", ".") if ".lora_" in name else name
 
 
-def probe(task: CausalLanguageModelling) -> None:
-    """Check on the loaded model that documents in one row do not see each other, and the loss.
-
-    Raises ConfigurationError (UnsupportedModel) for models that carry state along the row, and
-    for heads that scale or cap their logits, which our loss would not notice.
-    """
-    training, vocabulary = task.training, int(task.head_weight.shape[0])
-    task.eval()
-    first, second, other = (_document(seed, vocabulary) for seed in range(3))
-    alone, packed, swapped = _cache(second), _cache(first, second), _cache(other, second)
-    device = next(task.parameters()).device
-    with torch.no_grad():
-        hidden = [
-            task.hidden(micro_batch(cache, range(len(cache)), 1.0).to(device))[1 - PROBE_TOKENS :]
-            for cache in (packed, swapped, alone)
-        ]
-        isolated = torch.equal(hidden[0], hidden[1]) and _close(hidden[0], hidden[2])
-        ours = task.row_losses(micro_batch(alone, [0], 1.0).to(device)).float().mean()
-        theirs = _library_loss(task, torch.from_numpy(second)[None].to(device))
-    task.train(training)
-    name = type(task.model).__name__
-    if not isolated:
-        raise ConfigurationError(
-            f"spec.model: {name} lets samples of one row see each other; use another model",
-            reason="UnsupportedModel",
-        )
-    if not _close(ours, theirs):
-        raise ConfigurationError(
-            f"spec.model: the head of {name} changes its logits in a way the loss does not know",
-            reason="UnsupportedModel",
-        )
-
-
 def _initialise(model: nn.Module, seed: int) -> None:
     """Draw adapter weights by parameter name: equal on all ranks, whatever the module order."""
     for name, parameter in model.named_parameters():
@@ -143,38 +124,6 @@ def _initialise(model: nn.Module, seed: int) -> None:
         bound = 1 / math.sqrt(parameter.shape[1])
         drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
         parameter.data.copy_(drawn)
-
-
-def _library_loss(task: CausalLanguageModelling, tokens: Tensor) -> Tensor:
-    causal: Any = task.model
-    causal = causal.get_base_model() if hasattr(causal, "peft_config") else causal
-    causal.set_attn_implementation("sdpa")
-    logits = causal(input_ids=tokens.long(), use_cache=False).logits[0, :-1].float()
-    causal.set_attn_implementation(SEGMENTS)
-    return nn.functional.cross_entropy(logits, tokens[0, 1:].long())
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    tolerance = 1e-3 if one.dtype == torch.float32 else 5e-2
-    return torch.allclose(one.float(), other.float(), rtol=tolerance, atol=tolerance)
-
-
-def _document(seed: int, vocabulary: int) -> Any:
-    return torch.tensor(
-        [mix(seed, i) % vocabulary for i in range(PROBE_TOKENS)], dtype=torch.int64
-    ).numpy()
-
-
-def _cache(*documents: Any) -> TokenCache:
-    import numpy as np  # noqa: PLC0415
-
-    tokens = np.concatenate(documents).astype(np.uint32)
-    return TokenCache(
-        tokens=tokens,
-        flags=np.ones(len(tokens), np.uint8),
-        offsets=np.arange(len(documents) + 1, dtype=np.int64) * PROBE_TOKENS,
-        rows=np.arange(len(documents), dtype=np.uint32),
-    )
 
 
 def _plain(value: Any) -> Any:

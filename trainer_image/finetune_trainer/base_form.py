@@ -1,0 +1,88 @@
+"""How the base model of a run is built: configuration, first weights, attention, rows.
+
+The plan says it; this device may not serve it, and then the run changes or is refused here.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune_api.run_config import TrainingConfig
+from finetune_api.training_settings import Attention, Batching, InitialWeights
+from finetune_trainer.attention import packed_attention, padded_attention, takes_segments
+from finetune_trainer.engine import Engine
+from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model import compute_type, load_base
+from finetune_trainer.model_config import model_config, random_model
+from finetune_trainer.probes import check_loss, samples_stay_apart
+
+log = logging.getLogger("finetune_trainer")
+
+
+@dataclass(frozen=True)
+class BaseForm:
+    """What a model is built from."""
+
+    config: Any
+    attention: str
+    """attention is the name of a registered function."""
+    padded: bool
+    seed: int | None = None
+    """seed draws the first weights; None = they are loaded."""
+
+    def model(self, folder: Path, dtype: torch.dtype) -> nn.Module:
+        """Return the base model in a type."""
+        if self.seed is not None:
+            return random_model(self.config, dtype, seed=self.seed, attention=self.attention)
+        return load_base(folder, dtype, config=self.config, attention=self.attention)
+
+
+def base_form(run: TrainingConfig, folder: Path, device: torch.device) -> BaseForm:
+    """Return the form of a run's base on a device; raises ConfigurationError."""
+    config = model_config(folder, run.spec.model.intermediate_dropout)
+    asked, planned = run.spec.model.attention, Attention(run.plan.attention)
+    padded = run.plan.batching == Batching.PADDED
+    if not padded and not takes_segments(config):
+        _check_fallback(run, type(config).__name__)
+        padded = True
+    dtype = compute_type(run.plan.compute_dtype, device)
+    if padded:
+        attention = padded_attention(config, planned)
+    else:
+        attention = packed_attention(planned, asked, dtype, device)
+    random = run.spec.model.initial_weights == InitialWeights.RANDOM
+    return BaseForm(config, attention, padded, run.plan.seed if random else None)
+
+
+def proven_form(run: TrainingConfig, form: BaseForm, engine: Engine) -> BaseForm:
+    """Probe the loaded model on all ranks; return the form it trains in.
+
+    Samples that see each other in one row get rows of their own, where batching is Auto; then
+    attention is changed in place. Raises ConfigurationError for what no form makes right.
+    """
+    task = engine.task
+    if not form.padded and not engine.forward(lambda: samples_stay_apart(task)):
+        _check_fallback(run, type(task.model).__name__)
+        causal: Any = task.model
+        causal = causal.get_base_model() if hasattr(causal, "peft_config") else causal
+        planned = Attention(run.plan.attention)
+        form = replace(form, padded=True, attention=padded_attention(form.config, planned))
+        causal.set_attn_implementation(form.attention)
+    engine.forward(lambda: check_loss(task, padded=form.padded))
+    return form
+
+
+def _check_fallback(run: TrainingConfig, name: str) -> None:
+    if run.spec.training.batching == Batching.PACKED:
+        raise ConfigurationError(
+            f"spec.training.batching: samples of {name} see each other when they share a row; set "
+            "Auto or Padded",
+            reason="UnsupportedModel",
+        )
+    log.warning("samples of %s see each other in one row: each gets a row of its own", name)
