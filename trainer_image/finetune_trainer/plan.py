@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from finetune_api.training_settings import LossAveraging
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.mixture import Mixture
 from finetune_trainer.packing import borders, deal, pack, pack_padded
 
 __all__ = ["Plan", "PlanSettings", "Step", "deal", "mix", "mixed", "order", "pack"]
@@ -29,7 +30,7 @@ VERSION = 1
 WORD = (1 << 64) - 1
 GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
-ORDER, INIT, DROPOUT, AUGMENT, NOISE, GENERATE = range(1, 7)
+ORDER, INIT, DROPOUT, AUGMENT, NOISE, GENERATE, SOURCE = range(1, 8)
 """One random stream per purpose."""
 
 Order = NDArray[np.int64]
@@ -58,8 +59,20 @@ def mixed(h: int, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def order(count: int, seed: int, epoch: int) -> Order:
     """Return the samples 0…count-1 in the order of an epoch: sorted by `mix(seed, …, sample)`."""
-    drawn = mixed(mix(seed, ORDER, epoch), np.arange(count, dtype=np.uint64))
-    return np.argsort(drawn, kind="stable")
+    return _permutation(count, mix(seed, ORDER, epoch))
+
+
+def mixed_order(mixture: Mixture, seed: int, epoch: int) -> Order:
+    """Return the samples that an epoch draws from weighted sources, in its order."""
+    entries = mixture.entries(
+        epoch,
+        lambda source, number, count: _permutation(count, mix(seed, SOURCE, source, number)),
+    )
+    return entries[order(len(entries), seed, epoch)]
+
+
+def _permutation(count: int, key: int) -> Order:
+    return np.argsort(mixed(key, np.arange(count, dtype=np.uint64)), kind="stable")
 
 
 class EpochIndex(Protocol):
@@ -102,6 +115,8 @@ class PlanSettings:
     averaging: LossAveraging = LossAveraging.TOKENS
     """averaging of the rows' losses over a step"""
     grain: int = 1
+    longest: int = 0
+    """longest sample that an augmentation may make, in tokens"""
     padded: bool = False
     """padded micro-batches count every row as long as their longest one"""
     token_cost: int = 1
@@ -126,7 +141,8 @@ class Step:
 class Plan:
     """The steps of a run over samples with known lengths and numbers of supervised rows.
 
-    `augmented` gives the index of an epoch whose lengths differ from the samples' own.
+    `augmented` gives the index of an epoch whose lengths differ from the samples' own; `mixture`
+    draws an epoch's samples by the weights of their sources, else each comes once.
     """
 
     def __init__(
@@ -135,12 +151,14 @@ class Plan:
         supervised: Sequence[int] | NDArray[np.int64],
         settings: PlanSettings,
         augmented: Callable[[int], EpochIndex] | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
         plain = PlainIndex(np.asarray(lengths, np.int64), np.asarray(supervised, np.int64))
         self.settings, self._count = settings, len(plain.lengths)
         self._check(plain)
         self.index: Callable[[int], EpochIndex] = augmented or (lambda _: plain)
-        self._order = lru_cache(maxsize=2)(lambda epoch: order(self._count, settings.seed, epoch))
+        self._mixture = mixture
+        self._order = lru_cache(maxsize=2)(self._epoch_order)
         self._borders = lru_cache(maxsize=2)(self._cut)
 
     @cached_property
@@ -216,7 +234,7 @@ class Plan:
         settings = self.settings
         if not self._count:
             raise ConfigurationError("the training split is empty; add records or lower the splits")
-        longest = int(index.lengths.max())
+        longest = max(settings.longest, int(index.lengths.max()))
         if longest > settings.budget:
             raise ConfigurationError(
                 f"training.maxTokensPerDevice: {settings.budget} is below the longest sample of "
@@ -246,6 +264,11 @@ class Plan:
             return self._order(epoch)[first : first + self.settings.samples]
         first, end = self._borders(epoch)[within : within + 2]
         return self._order(epoch)[first:end]
+
+    def _epoch_order(self, epoch: int) -> Order:
+        if self._mixture is not None:
+            return mixed_order(self._mixture, self.settings.seed, epoch)
+        return order(self._count, self.settings.seed, epoch)
 
     def _cut(self, epoch: int) -> list[int]:
         """Return where the token-sized steps of an epoch begin and end."""
