@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune_trainer.answer_batches import batches, context_tokens, room, row_bytes
+from finetune_trainer.answer_cache import answer_cache
 from finetune_trainer.answer_end import Answer, AnswerEnd
 from finetune_trainer.decoding import Decoding, Prompt
 from finetune_trainer.library_generate import library_answers
@@ -94,7 +95,7 @@ class _Batch:
         self._device = next(causal.parameters()).device
         self._tokens, self._mask = _left_padded(prompts, self._device)
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
-        self._cache: Any = None
+        self._cache = answer_cache(causal.config)
         self._last, self.count = context_tokens(causal.config) - 1, 0
         self._stop = torch.tensor(sorted(decoding.stop), dtype=torch.int64, device=self._device)
         self._seen: Tensor | None = None
@@ -133,7 +134,7 @@ class _Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        self._cache, logits = output.past_key_values, output.logits[:, -1]
+        logits = output.logits[:, -1]
         if self.count < self._decoding.min_new_tokens:
             logits = without(logits, self._stop)
         chosen = next_tokens(logits, self._decoding, seen_BV=self._seen, uniforms_B=uniforms)
