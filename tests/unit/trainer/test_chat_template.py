@@ -100,6 +100,26 @@ def test_an_output_without_end_is_stopped(monkeypatch):
         template.render(TURNS)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(
+            "{% for a in messages %}{% for b in text %}{% for c in text %}{% for d in text %}"
+            "{% endfor %}{% endfor %}{% endfor %}{% endfor %}",
+            id="nested loops over a text",
+        ),
+        pytest.param("{% macro m(n) %}{% for a in text %}{{ a | length }}{% endfor %}{% endmacro %}"
+                     "{% for a in text %}{% for b in text %}{{ m(1) | trim }}{% endfor %}"
+                     "{% endfor %}", id="a macro that is called too often"),
+    ],
+)  # fmt: skip
+def test_a_template_that_takes_too_much_time_is_stopped(monkeypatch, source):
+    monkeypatch.setattr("finetune_trainer.template_sandbox.MAX_SECONDS", 0.05)
+    template = ChatTemplate("Model", "{% set text = 'x' * 3000 %}" + source)
+    with pytest.raises(TemplateUnsuitableError, match=r"more than 0.05 seconds"):
+        template.render(TURNS)
+
+
 def test_generation_marks_of_other_tools_are_rendered_as_they_are():
     source = (
         "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %};{% endfor %}"
