@@ -1,98 +1,80 @@
-"""The loss of every step equals that of transformers.Trainer on the same data."""
+"""Loss of every step, gradient norm and final weights equal those of other trainers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import transformers
-from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer
 
-from finetune_api.training_settings import Scheduler
-from finetune_trainer.data import rank_step
-from finetune_trainer.optim import Schedule
-from finetune_trainer.plan import Plan, PlanSettings
+from one_rank import losses_and_norms, one_rank
+from peer_trainers import peer_model, rows_of, trained
+from tiny_models import FAMILIES, PADDED, tiny_model
 from toy_llama import token_cache
-from toy_task import toy_engine
 
-STEPS, BATCH, RATE = 6, 4, 5e-3
-
-
-class Losses(TrainerCallback):
-    """Notes what Trainer logs."""
-
-    def __init__(self):
-        self.losses, self.norms = [], []
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if logs and "loss" in logs:
-            self.losses.append(logs["loss"])
-            self.norms.append(logs["grad_norm"])
+STEPS, BATCH, RATE = 5, 4, 2e-3
+EPSILON = 1e-5
+"""Adam's, in both trainers: with 1e-8 a gradient of 1e-9, all rounding, moves a weight by the
+rate."""
 
 
-class InOrder(Trainer):
-    """Takes the samples as they come: the plan has ordered them."""
-
-    def _get_train_sampler(self, *_):
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-
-def ours(engine, cache, plan):
-    schedule = Schedule(RATE, STEPS, 0, Scheduler.LINEAR)
-    for number in range(STEPS):
-        batches = rank_step(cache, plan, number, 0, 1).batches
-        shares = [engine.loss_sum(one, last=one is batches[-1]) for one in batches]
-        for share in shares:
-            engine.backward(share)
-        norm = engine.clip_and_step(schedule.factor(number), 1.0)
-        yield float(sum(shares)), float(norm)
-
-
-def padded(samples):
-    longest = max(len(one["input_ids"]) for one in samples)
-    return {
-        name: torch.tensor([one[name] + [fill] * (longest - len(one[name])) for one in samples])
-        for name, fill in (("input_ids", 0), ("attention_mask", 0), ("labels", -100))
+def both(folder, family, adapter, trainer):
+    """Return our steps, the peer's steps and pairs of weights after the last."""
+    model = tiny_model(folder / "model", family)
+    plan = {
+        "globalBatchSize": BATCH,
+        "totalSteps": STEPS,
+        "stepsPerEpoch": STEPS,
+        "epochs": 1.0,
+        "maxTokensPerDevice": 40,
+        "learningRate": RATE,
     }
+    run = one_rank(
+        folder / "run",
+        model,
+        token_cache(STEPS * BATCH),
+        plan | PADDED.get(family, {}),
+        adapter={"type": adapter},
+        training={"scheduler": "Linear", "adamEpsilon": EPSILON},
+    )
+    ours = run.engine.task.model
+    attention = "eager" if family in PADDED else "sdpa"
+    theirs = peer_model(model, ours, attention=attention)
+    found = losses_and_norms(run)
+    expected = trained(
+        trainer,
+        theirs,
+        list(rows_of(run.train, run.plan)),
+        output_dir=str(folder / "out"),
+        per_device_train_batch_size=BATCH,
+        max_steps=STEPS,
+        learning_rate=RATE,
+        lr_scheduler_type="linear",
+        adam_epsilon=EPSILON,
+    )
+    named = dict(theirs.named_parameters())
+    return found, expected, [(name, one, named[name]) for name, one in ours.named_parameters()]
 
 
-def dataset(cache, plan):
-    for number in range(STEPS):
-        for i in plan.step(number).samples:
-            part = slice(cache.offsets[i], cache.offsets[i + 1])
-            tokens, flags = cache.tokens[part].tolist(), cache.flags[part].tolist()
-            labels = [t if flag & 1 else -100 for t, flag in zip(tokens, flags, strict=True)]
-            yield {"input_ids": tokens, "attention_mask": [1] * len(tokens), "labels": labels}
+def assert_alike(found, expected, weights):
+    assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in expected], abs=1e-5)
+    assert [norm for _, norm in found] == pytest.approx([norm for _, norm in expected], rel=1e-4)
+    assert found[-1][0] != pytest.approx(found[0][0], abs=1e-2)
+    for name, ours, theirs in weights:
+        assert torch.allclose(ours, theirs, rtol=0, atol=RATE / 100), name
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_losses_and_gradient_norms_equal_those_of_transformers_trainer(tmp_path):
-    engine, cache = toy_engine(tmp_path, peak=RATE), token_cache(STEPS * BATCH)
-    plan = Plan(cache.lengths, cache.supervised, PlanSettings(seed=2, samples=BATCH, budget=40))
-    transformers.utils.logging.disable_progress_bar()
-    noted = Losses()
-    InOrder(
-        model=LlamaForCausalLM.from_pretrained(tmp_path / "toy", attn_implementation="sdpa"),
-        args=TrainingArguments(
-            output_dir=str(tmp_path / "out"),
-            per_device_train_batch_size=BATCH,
-            max_steps=STEPS,
-            learning_rate=RATE,
-            lr_scheduler_type="linear",
-            warmup_steps=0,
-            weight_decay=0.0,
-            adam_beta2=0.999,
-            max_grad_norm=1.0,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-            remove_unused_columns=False,
-        ),
-        train_dataset=list(dataset(cache, plan)),
-        data_collator=padded,
-        callbacks=[noted],
-    ).train()
-    found = list(ours(engine, cache, plan))
-    assert [loss for loss, _ in found] == pytest.approx(noted.losses, abs=1e-5)
-    assert [norm for _, norm in found] == pytest.approx(noted.norms, rel=1e-4)
+@pytest.mark.parametrize("adapter", ["None", "LoRA"], ids=["full", "LoRA"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_is_that_of_transformers_trainer(tmp_path, family, adapter):
+    assert_alike(*both(tmp_path, family, adapter, Trainer))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "adapter"), [*((family, "LoRA") for family in FAMILIES), ("llama", "None")]
+)
+def test_a_run_is_that_of_supervised_training_in_trl(tmp_path, family, adapter):
+    from trl import SFTTrainer
+
+    assert_alike(*both(tmp_path, family, adapter, SFTTrainer))
