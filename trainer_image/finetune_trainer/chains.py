@@ -39,6 +39,7 @@ def conversations(rows: Rows, mode: ChainSamples) -> Rows:
         turns=turns,
         texts=[rows.texts[at] for at in chosen],
         groups=[rows.groups[at] for at in chosen],
+        sources=[rows.sources[at] for at in chosen if rows.sources],
     )
 
 

@@ -153,7 +153,9 @@ def _write(
     content = _content(config, reading, parts)
     if not reading.findings.failed:
         place = free_folder(home, f"snapshot-{attempt}")
-        written = write_snapshot(place, content.record_type, reading.records, parts)
+        written = write_snapshot(
+            place, content.record_type, reading.records, parts, _weights(config.spec)
+        )
         report.artifact("snapshot", written.uri, written.digest, written.bytes)
     place = free_folder(home, f"report-{attempt}")
     page = write_report(place, content, written)
@@ -162,6 +164,14 @@ def _write(
     if written is None:
         raise InvalidDataError(summary)
     return summary
+
+
+def _weights(spec: DatasetSpec) -> dict[str, float]:
+    """Return the weight of every source by name; one that has none counts 1, none = no weights."""
+    named = {one.name or str(number): one.weight for number, one in enumerate(spec.sources)}
+    if all(weight is None for weight in named.values()):
+        return {}
+    return {name: weight or 1.0 for name, weight in named.items()}
 
 
 def _content(config: DatasetJobConfig, reading: Reading, parts: Divided) -> ReportContent:

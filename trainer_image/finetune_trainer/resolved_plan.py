@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.experiment_status import PlanStatus
 from finetune_api.finetune_experiment import ExperimentSpec
@@ -14,8 +17,10 @@ from finetune_api.memory_plan import MemoryEstimate
 from finetune_api.model_shape import ModelShape
 from finetune_api.presets import preset_of
 from finetune_api.strategy_settings import Strategy
-from finetune_api.training_settings import AdapterType, Batching, Dtype
+from finetune_api.training_settings import AdapterType, Batching, Dtype, Mode
+from finetune_trainer.augmentation import AugmentedSamples
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.mixture import Mixture
 from finetune_trainer.plan import Plan, PlanSettings
 from finetune_trainer.resolved_memory import (
     Batches,
@@ -25,7 +30,9 @@ from finetune_trainer.resolved_memory import (
     resolved_batches,
     resolved_memory,
 )
+from finetune_trainer.run_plan import augmentation_of, changes
 from finetune_trainer.store import canonical_json
+from finetune_trainer.token_cache import TokenCache
 
 ADAPTER_RATE, FULL_RATE = 1e-4, 1e-5
 
@@ -45,6 +52,13 @@ class PreparedFacts:
     """shape of the model, as far as its configuration tells it."""
     trained: int | None = None
     """trained parameters, where the model's files lie here."""
+    mask_token: int | None = None
+    """mask_token stands for masked tokens, where any are."""
+    sources: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    weights: tuple[float, ...] = ()
+    """weights of the sources that `sources` numbers; empty = every sample once per epoch."""
+    cache: Callable[[], TokenCache] | None = None
+    """cache returns the training samples, for augmentations that change their lengths."""
 
 
 def ranks_of(spec: ExperimentSpec) -> int:
@@ -56,6 +70,8 @@ def ranks_of(spec: ExperimentSpec) -> int:
 def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
     """Return every number of the run; raise ConfigurationError for settings that cannot act."""
     check_compile(spec)
+    if spec.mode is Mode.EVALUATE:
+        return _evaluation(spec, facts)
     preset = preset_of(spec)
     batches = resolved_batches(spec, facts.shape, _compute_dtype(spec))
     memory = resolved_memory(
@@ -76,6 +92,9 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
         max_length=facts.max_length,
         per_device_batch_size=preset.per_device_batch_size,
         global_batch_size=plan.settings.samples,
+        global_batch_tokens=plan.settings.tokens or None,
+        mask_token=facts.mask_token,
+        validation_seen=spec.dataset.include_validation,
         max_tokens_per_device=plan.settings.budget,
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.total_steps,
@@ -87,6 +106,34 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
         alpha=(spec.adapter.alpha or 2.0 * rank) if rank else None,
     )
     return status.model_copy(update={"digest": _identity(spec, status, plan, facts)})
+
+
+def _evaluation(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
+    """Return the plan of mode Evaluate: how the model lies on its devices, and no step."""
+    batches = resolved_batches(spec, facts.shape, _compute_dtype(spec))
+    per_device = preset_of(spec).per_device_batch_size
+    status = PlanStatus(
+        **_layout(spec, batches, memory=None),
+        template=facts.template,
+        gpus=spec.compute.nodes * spec.compute.gpus_per_node,
+        max_length=facts.max_length,
+        per_device_batch_size=per_device,
+        global_batch_size=ranks_of(spec) * per_device,
+        max_tokens_per_device=per_device * facts.max_length,
+        steps_per_epoch=0,
+        total_steps=0,
+        warmup_steps=0,
+        seed=facts.seed,
+        epochs=0.0,
+        learning_rate=0.0,
+    )
+    value = {
+        "prepared": facts.prepared_digest,
+        "model": facts.model_identity,
+        "plan": status.model_dump(mode="json", by_alias=True, exclude={"digest"}),
+    }
+    digest = f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
+    return status.model_copy(update={"digest": digest})
 
 
 def _layout(
@@ -121,20 +168,34 @@ def _steps(
     spec: ExperimentSpec, facts: PreparedFacts, batches: Batches, memory: MemoryEstimate | None
 ) -> Plan:
     training, preset, ranks = spec.training, preset_of(spec), ranks_of(spec)
+    tokens = training.global_batch_tokens or 0
     samples = training.global_batch_size or (
         ranks * preset.per_device_batch_size * training.gradient_accumulation_steps
     )
     budget = training.max_tokens_per_device or preset.per_device_batch_size * facts.max_length
+    augmentation = augmentation_of(
+        spec, facts.seed, limit=facts.max_length, mask_token=facts.mask_token
+    )
     settings = PlanSettings(
         seed=facts.seed,
         budget=memory.settings.tokens if memory else budget,
-        samples=samples,
+        longest=facts.max_length if augmentation.insert else 0,
+        samples=0 if tokens else samples,
+        tokens=tokens,
         epochs=preset.epochs,
         max_steps=training.max_steps or 0,
+        drop_last=training.drop_last_batch,
+        averaging=training.loss_averaging,
         grain=ranks,
         padded=batches.batching == Batching.PADDED,
+        changes=changes(spec, augmentation, facts.weights),
     )
-    return Plan(facts.lengths, facts.supervised, settings)
+    augmented = None
+    if tokens and augmentation.acts and facts.cache is not None:
+        # Only steps of tokens depend on what an epoch does to lengths.
+        augmented = AugmentedSamples(facts.cache(), augmentation).of
+    mixture = Mixture(facts.sources, facts.weights) if facts.weights else None
+    return Plan(facts.lengths, facts.supervised, settings, augmented, mixture)
 
 
 def _epochs(spec: ExperimentSpec, plan: Plan) -> float:
@@ -174,6 +235,8 @@ def _identity(spec: ExperimentSpec, status: PlanStatus, plan: Plan, facts: Prepa
         "steps": plan.identity(facts.prepared_digest),
         "model": facts.model_identity,
         "adapter": spec.adapter.model_dump(mode="json", by_alias=True),
+        "augmentation": spec.augmentation
+        and spec.augmentation.model_dump(mode="json", by_alias=True),
         "training": spec.training.model_dump(mode="json", by_alias=True),
         "plan": status.model_dump(mode="json", by_alias=True, exclude={"digest", "memory"}),
     }

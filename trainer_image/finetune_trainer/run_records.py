@@ -34,7 +34,8 @@ def run_records(config: PreparationConfig, folder: Path) -> Snapshot:
         if wanted is not None:
             other = _read(wanted, folder / split)
             _check_type(snapshot, other, wanted)
-            splits[split] = _together(*other.splits.values())
+            rows = _together(*other.splits.values())
+            splits[split] = replace(rows, sources=[f"{wanted.name}/{one}" for one in rows.sources])
     splits = {split: _sampled(rows, split, config) for split, rows in splits.items()}
     _check_chains(spec, splits)
     mode = spec.prompt.chain_samples

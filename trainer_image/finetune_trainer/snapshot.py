@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class Rows:
     """groups are what must stay together: a conversation tree, a given group, exact copies."""
     parents: list[str | None] = field(default_factory=list)
     """parents are ids of rows of the same split; empty where rows are not linked."""
+    sources: list[str] = field(default_factory=list)
+    """sources are names of the Dataset's sources."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,12 +77,18 @@ class Snapshot:
     digest: str
     record_type: str
     splits: dict[str, Rows]
+    weights: dict[str, float] = field(default_factory=dict)
+    """weights of sources in an epoch, by name; empty = every record once"""
 
 
 def write_snapshot(
-    store: Store, record_type: str, records: Sequence[Record], divided: Divided
+    store: Store,
+    record_type: str,
+    records: Sequence[Record],
+    divided: Divided,
+    weights: Mapping[str, float] | None = None,
 ) -> Written:
-    """Write the splits that have records and then the manifest."""
+    """Write the splits that have records and then the manifest; `weights` are those of sources."""
     ids = record_ids(records)
     entries = []
     for split in SPLITS:
@@ -89,7 +97,10 @@ def write_snapshot(
             table = _table(record_type, records, ids, divided, members)
             entries.append(store.write(f"{split}.parquet", _parquet(table)))
     counts = {split: len(divided.members(split)) for split in SPLITS}
-    digest = write_manifest(store, FORMAT, entries, record_type=record_type, records=counts)
+    facts: dict[str, Any] = {"weights": dict(weights)} if weights else {}
+    digest = write_manifest(
+        store, FORMAT, entries, record_type=record_type, records=counts, **facts
+    )
     return Written(store.uri, digest, sum(entry.bytes for entry in entries))
 
 
@@ -131,7 +142,8 @@ def read_snapshot(store: Store, folder: Path, digest: str) -> Snapshot:
         for split in SPLITS
         if (folder / f"{split}.parquet").exists()
     }
-    return Snapshot(digest, str(manifest.facts.get("record_type")), splits)
+    weights = manifest.facts.get("weights") or {}
+    return Snapshot(digest, str(manifest.facts.get("record_type")), splits, weights)
 
 
 def _table(
@@ -182,6 +194,7 @@ def _rows(path: Path) -> Rows:
         texts=table["text"].to_pylist() if "text" in names else none,
         groups=table["group"].to_pylist(),
         parents=table["parent"].to_pylist() if "parent" in names else [],
+        sources=table["source"].to_pylist(),
     )
 
 

@@ -36,6 +36,10 @@ class TokenCache:
     """turns are rows of (token position, role), as `encode` numbers roles; none in documents."""
     groups: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     """groups number the conversation tree of every sample; empty = each is its own."""
+    sources: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """sources are the numbers of the samples' sources, where these have weights."""
+    weights: tuple[float, ...] = ()
+    """weights of the sources in an epoch; empty = every sample once."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -117,6 +121,8 @@ def open_cache(folder: Path) -> TokenCache:
             rows=_mapped(folder / "rows.bin", np.uint32),
             turns=_optional(folder / "turns.bin", np.int64).reshape(-1, 2),
             groups=_optional(folder / "groups.bin", np.uint32),
+            sources=_optional(folder / "sources.bin", np.uint8),
+            weights=tuple(_json(folder / "sources.json").get("weights", ())),
         )
     except (OSError, ValueError) as error:
         raise DataError(f"token cache {folder.name}: cannot be read; prepare again") from error
@@ -126,6 +132,7 @@ def open_cache(folder: Path) -> TokenCache:
         and cache.offsets[-1] == len(cache.tokens) == len(cache.flags)
         and len(cache.rows) == len(cache)
         and len(cache.groups) in (0, len(cache))
+        and len(cache.sources) == (len(cache) if cache.weights else 0)
         and bool(np.all(np.diff(cache.offsets) > 0))
     ):
         raise DataError(f"token cache {folder.name}: its files do not fit together; prepare again")
@@ -134,13 +141,13 @@ def open_cache(folder: Path) -> TokenCache:
 
 def open_prompts(folder: Path) -> list[dict[str, Any]]:
     """Return the prompts for sample answers: `id`, `tokens`, `text`, `reference`."""
-    prompts: list[dict[str, Any]] = _prompt_file(folder).get("prompts", [])
+    prompts: list[dict[str, Any]] = _json(folder / "prompts.json").get("prompts", [])
     return prompts
 
 
 def stop_tokens(folder: Path) -> list[int]:
     """Return the ids that end an answer in the template preparation used."""
-    stop: list[int] = _prompt_file(folder).get("stop", [])
+    stop: list[int] = _json(folder / "prompts.json").get("stop", [])
     return stop
 
 
@@ -152,8 +159,7 @@ def stop_texts(folder: Path) -> list[str]:
     return stops
 
 
-def _prompt_file(folder: Path) -> dict[str, Any]:
-    path = folder / "prompts.json"
+def _json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return content
 
