@@ -44,6 +44,10 @@ class Progress(ConfigModel):
     """imbalance is the heaviest rank's operations / the mean rank's - 1."""
     padding: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """padding is its share of a micro-batch's rows; 0 when samples lie end to end."""
+    memory_planned_bytes: int | None = Field(default=None, ge=0)
+    """memoryPlannedBytes are what the plan expects one rank to allocate at the peak."""
+    memory_peak_bytes: int | None = Field(default=None, ge=0)
+    """memoryPeakBytes were in use at most, on the longest samples: of a GPU, or of a process."""
     skipped_updates: int = Field(default=0, ge=0)
     """skippedUpdates were not finite and so not applied."""
     rollbacks: int = Field(default=0, ge=0)

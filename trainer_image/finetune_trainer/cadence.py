@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -10,11 +11,14 @@ from dataclasses import dataclass
 class Cadence:
     """Points of a run; `done` counts finished steps, from 1. The last step is always a point."""
 
-    steps_per_epoch: int
+    epochs: Callable[[int], float]
+    """epochs gives the epochs done, as a fraction, after so many steps."""
     total_steps: int
     evaluate_epochs: float = 0.0
     evaluate_steps: int = 0
     save_steps: int = 0
+    resumable: bool = True
+    """resumable runs save at points; others once, after the last step"""
 
     def evaluates(self, done: int) -> bool:
         """Tell whether an evaluation is due after `done` steps."""
@@ -25,24 +29,24 @@ class Cadence:
 
     def saves(self, done: int) -> bool:
         """Tell whether a checkpoint is due: epoch ends and evaluations always have one."""
+        if not self.resumable or done == self.total_steps:
+            return done == self.total_steps
         every = self.save_steps
         return (
             bool(every and done % every == 0)
-            or done % self.steps_per_epoch == 0
+            or float(self.epochs(done)).is_integer()
             or self.evaluates(done)
         )
 
     def _epoch_point(self, done: int) -> bool:
-        every, length = self.evaluate_epochs, self.steps_per_epoch
+        every, now = self.evaluate_epochs, self.epochs(done)
         if not every:
             return False
-        whole, within = divmod(done, length)
-        if every > 1:
-            return within == 0 and whole % int(every) == 0
-        if within == 0:
-            return True
-        # Points lie at ceil(j x every x length); only the nearest j can meet `within`.
-        nearest = int(within / (every * length))
-        return any(
-            math.ceil(round(j * every * length, 6)) == within for j in (nearest, nearest + 1)
-        )
+        if float(now).is_integer():
+            return every <= 1 or int(now) % int(every) == 0
+        # A point lies at ceil(j x every x steps of the epoch): where a multiple of `every` is
+        # passed, or met but for the noise of floats. Every epoch counts anew.
+        first = math.floor(now)
+        before = max(first, self.epochs(done - 1)) if done > 1 else first
+        passed = (math.floor(round((at - first) / every, 6)) for at in (now, before))
+        return every <= 1 and next(passed) > next(passed)

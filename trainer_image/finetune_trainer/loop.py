@@ -6,27 +6,35 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from finetune_api.training_settings import Checkpoint
+from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_trainer.agreement import Agreement
 from finetune_trainer.cadence import Cadence
 from finetune_trainer.checkpoint import Snapshot
 from finetune_trainer.data import Prefetch, RankStep, rank_step
+from finetune_trainer.early_stopping import EarlyStopping
 from finetune_trainer.engine import Engine
-from finetune_trainer.errors import CheckpointedExit
+from finetune_trainer.errors import CheckpointedExit, NotFiniteError
 from finetune_trainer.evaluate import evaluate, validation_samples
-from finetune_trainer.optim import Schedule
+from finetune_trainer.non_finite import RollbackDueError, judge
+from finetune_trainer.objective import reported_names
 from finetune_trainer.plan import Plan
 from finetune_trainer.progress import Board
+from finetune_trainer.rate_schedule import Schedule
 from finetune_trainer.ring import Ring, StepValues
 from finetune_trainer.run_record import RunRecord
 from finetune_trainer.saver import Saver
+from finetune_trainer.step_clock import BACKWARD, DATA, FORWARD, OPTIMIZER, StepClock
+from finetune_trainer.step_flops import ModelFlops, peak_flops
+from finetune_trainer.step_report import Machine, StepReport
 from finetune_trainer.token_cache import TokenCache
 from finetune_trainer.watchdog import Heartbeat
 
 log = logging.getLogger("finetune_trainer")
 
 MOST_STEPS_UNREAD = 10
+ROLLBACK_FACTOR = 0.5
 STOP, SAVE = "stop", "save"
 
 
@@ -34,20 +42,20 @@ STOP, SAVE = "stop", "save"
 class Run:
     """What a rank works with; `board` and `saver` exist on rank 0 only."""
 
+    spec: ExperimentSpec
     engine: Engine
     plan: Plan
+    flops: ModelFlops
     train: TokenCache
     validation: TokenCache | None
     schedule: Schedule
     cadence: Cadence
-    clip: float
-    log_every: int
-    evaluation_rows: int | None
-    checkpoint: Checkpoint
     record: RunRecord
     agreement: Agreement
     heartbeat: Heartbeat
     snapshot: Callable[[], Snapshot]
+    restore: Callable[[str], dict[str, Any] | None]
+    """restore loads the newest verified checkpoint and returns its record; a collective call."""
     board: Board | None = None
     saver: Saver | None = None
 
@@ -56,15 +64,25 @@ class Run:
         """Number of steps of the whole run."""
         return self.plan.total_steps
 
+    def factor(self, step: int) -> float:
+        """Return rate / peak of an update, lowered by every rollback so far."""
+        lowered = self.spec.training.rollback_factor or ROLLBACK_FACTOR
+        return self.schedule.factor(step) * lowered**self.record.rollbacks
+
 
 class Loop:
     """Takes the steps from the record's on, up to the last or until all ranks stop."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        world = run.engine.world
-        every = 1 if world.size == 1 else min(MOST_STEPS_UNREAD, run.log_every)
-        self._ring = Ring(every, distributed=world.size > 1)
+        self._ring, self._clock = _ring(run), StepClock(run.engine.device)
+        self._report = _report(run)
+        evaluation = run.spec.evaluation
+        self._stopping = EarlyStopping(
+            run.record.objective,
+            evaluation.early_stopping_patience,
+            evaluation.early_stopping_threshold,
+        )
 
     def start(self, *, baseline: bool) -> None:
         """Measure the base model, or make up an evaluation that the last attempt missed."""
@@ -77,18 +95,13 @@ class Loop:
 
     def take_steps(self) -> None:
         """Train to the end; raises CheckpointedExit when all ranks were asked to stop."""
-        run, world = self._run, self._run.engine.world
-        numbers = range(run.record.step, run.total)
-        prefetch = Prefetch(
-            lambda number: rank_step(run.train, run.plan, number, world.rank, world.size), numbers
-        )
-        try:
-            for work in prefetch:
-                self._carry_out(run.agreement.before_turn())
-                self._step(work)
-                self._boundary()
-        finally:
-            prefetch.close()
+        while True:
+            try:
+                self._take_steps()
+                break
+            except RollbackDueError as due:
+                self._roll_back(due)
+        self.save(wait=True)
 
     def evaluate(self) -> None:
         """Evaluate the validation split now, on all ranks, and publish the numbers."""
@@ -97,9 +110,16 @@ class Loop:
             return
         if run.board is not None:
             run.board.set(phase="Evaluating")
-        seed, budget = run.plan.settings.seed, run.plan.settings.budget
-        samples = validation_samples(run.validation, seed, run.evaluation_rows)
-        found = evaluate(run.engine, run.validation, samples, budget=budget, turn=self._turn)
+        settings, asked = run.plan.settings, run.spec.evaluation
+        found = evaluate(
+            run.engine,
+            run.validation,
+            validation_samples(run.validation, settings.seed, asked.max_rows),
+            budget=settings.budget,
+            turn=self._turn,
+            names=reported_names(asked),
+            padded=settings.padded,
+        )
         run.record.add_evaluation(run.record.step, found.values, found.rows)
         if run.saver is not None:
             run.saver.write_evaluation(run.record)
@@ -108,10 +128,12 @@ class Loop:
 
     def save(self, *, wait: bool = False) -> None:
         """Cut a checkpoint of checked weights; every rank reads its flags, rank 0 writes."""
-        run = self._run
-        self._take_in(self._ring.drain())
+        run, started = self._run, time.monotonic()
+        self._read(everything=True)
         if run.saver is not None:
             run.saver.save(run.snapshot, run.record, wait=wait)
+            if run.board is not None:
+                run.board.observe("train_checkpoint_stall_seconds", time.monotonic() - started)
             self._show_saves()
 
     def finish_saving(self) -> None:
@@ -124,34 +146,60 @@ class Loop:
             self._show_saves()
         run.engine.world.tell(f"saved/{run.record.step}/{run.engine.world.size}")
 
+    def _take_steps(self) -> None:
+        run, world = self._run, self._run.engine.world
+        prefetch = Prefetch(
+            lambda number: rank_step(run.train, run.plan, number, world.rank, world.size),
+            range(run.record.step, run.total),
+        )
+        self._clock.begin()
+        try:
+            for work in prefetch:
+                if self._stopping.due(run.record.evaluations):
+                    return
+                self._carry_out(run.agreement.before_turn())
+                self._step(work)
+                self._boundary()
+            self._read(everything=True)
+        finally:
+            prefetch.close()
+
     def _step(self, work: RankStep) -> None:
-        run, step = self._run, work.step
-        started = time.monotonic()
+        run, clock, started = self._run, self._clock, time.monotonic()
+        clock.mark(DATA)
         shares = []
         for batch in work.batches:
             run.heartbeat.beat()
             loss = run.engine.loss_sum(batch, last=batch is work.batches[-1])
+            clock.mark(FORWARD)
             run.engine.backward(loss)
+            clock.mark(BACKWARD)
             shares.append(loss.detach())
-        norm = run.engine.clip_and_step(run.schedule.factor(step.number), run.clip)
-        self._ring.close(step.number, sum(shares[1:], shares[0]), norm)
-        run.record.step = step.number + 1
-        run.record.tokens += step.tokens
-        run.record.supervised += step.supervised
-        run.record.samples += len(step.samples)
-        self._take_in(self._ring.ready())
-        seconds = time.monotonic() - started
-        run.heartbeat.step_done(run.record.step, seconds)
-        if run.board is not None:
-            run.board.step(work.step, run.record.step, run.total, seconds=seconds)
-            run.board.values(epoch=run.plan.epoch_after(step.number))
+        factor = run.factor(work.step.number)
+        norm = run.engine.clip_and_step(factor, run.spec.training.max_grad_norm)
+        clock.mark(OPTIMIZER)
+        clock.close()
+        self._ring.close(work.step.number, sum(shares[1:], shares[0]), norm)
+        run.record.count(work.step)
+        if self._report is not None:
+            self._report.issued(work)
+        self._read()
+        run.heartbeat.step_done(run.record.step, time.monotonic() - started)
+
+    def _read(self, *, everything: bool = False) -> None:
+        """Take in what the device has told; `everything` waits, as before a checkpoint."""
+        run, ring = self._run, self._ring
+        for step, norm in ring.norms(all_of_them=everything):
+            judge(run.record, run.spec.training.non_finite_policy, step, norm)
+        self._take_in(ring.rest() if everything else ring.values())
+        if self._report is not None:
+            self._report.finished(self._clock.ready())
 
     def _boundary(self) -> None:
         run = self._run
         done, saver = run.record.step, run.saver
-        last = done == run.total
         if run.cadence.saves(done):
-            self.save(wait=last)
+            self.save(wait=done == run.total)
         # Rank 0 alone: no collective here, so only the flag of the weights is read.
         elif saver is not None and saver.may_pay and not run.engine.diverged():
             saver.save(run.snapshot, run.record, wait=False)
@@ -160,11 +208,33 @@ class Loop:
             self._show_saves()
         if run.cadence.evaluates(done):
             self.evaluate()
-            if run.board is not None and not last:
+            # A checkpoint that was postponed is cut now: no evaluation without its weights.
+            if run.cadence.resumable:
+                self.save(wait=True)
+            self._clock.begin()
+            if run.board is not None and done != run.total:
                 run.board.set(phase="Training")
 
+    def _roll_back(self, due: RollbackDueError) -> None:
+        """Go on from the newest verified checkpoint at a lower rate, on all ranks."""
+        run = self._run
+        run.record.rollbacks += 1
+        self._ring.clear()
+        self._ring = _ring(run)
+        if run.saver is not None:
+            run.saver.finish(run.heartbeat.beat)
+        state = run.restore(f"rollback/{run.record.rollbacks}")
+        if state is None:
+            raise NotFiniteError(f"{due}, and there is no checkpoint to go back to") from due
+        run.record.take_over(state)
+        run.engine.forgive()
+        log.warning("%s; step %d again, at a lower rate", due, run.record.step)
+        if self._report is not None and run.board is not None:
+            self._report.forget()
+            run.board.resume(run.record, run.total)
+
     def _ask_by_time(self, saver: Saver) -> None:
-        limit = self._run.checkpoint.every_seconds
+        limit = self._run.spec.checkpoint.every_seconds if self._run.cadence.resumable else 0
         if limit and time.monotonic() - saver.saved_time > limit:
             saver.saved_time = time.monotonic()
             self._run.agreement.ask(SAVE)
@@ -181,16 +251,20 @@ class Loop:
             self.save()
 
     def _stop(self) -> None:
-        """End all ranks after the same step with that step saved."""
-        self.save(wait=True)
+        """End all ranks after the same step with that step saved, if this run saves any."""
+        if self._run.cadence.resumable:
+            try:
+                self.save(wait=True)
+            except RollbackDueError:
+                log.warning("the last step is not finite; the next attempt meets it again")
         self.finish_saving()
         raise CheckpointedExit(f"stopped on request after step {self._run.record.step}")
 
     def _take_in(self, values: Iterable[StepValues]) -> None:
         run = self._run
         for one in values:
-            done, rate = one.step + 1, run.schedule.rate(one.step)
-            point = done % run.log_every == 0 or done == run.total
+            done, rate = one.step + 1, run.schedule.peak * run.factor(one.step)
+            point = done % run.spec.tracking.log_every_steps == 0 or done == run.total
             run.record.add_values(done, one.loss, rate=rate, norm=one.norm, point=point)
             if run.board is not None:
                 run.board.values(loss=one.loss, gradient_norm=one.norm, learning_rate=rate)
@@ -216,8 +290,8 @@ def _show_saves(board: Board, saver: Saver, record: RunRecord) -> None:
     )
     if latest is not None:
         board.gauge("train_checkpoint_step", latest.step)
-    board.gauge("train_checkpoints_postponed", saver.postponed)
-    board.gauge("train_upload_retries", saver.upload_retries)
+    board.total("train_checkpoints_postponed", saver.postponed)
+    board.total("train_upload_retries", saver.upload_retries)
 
 
 def _show_evaluation(board: Board, record: RunRecord, values: dict[str, float], rows: int) -> None:
@@ -226,3 +300,16 @@ def _show_evaluation(board: Board, record: RunRecord, values: dict[str, float], 
     board.set(metrics=values, metrics_step=record.step, metrics_rows=rows, best=record.best())
     shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
     log.info("step %d evaluated on %d rows  %s", record.step, rows, shown)
+
+
+def _ring(run: Run) -> Ring:
+    world = run.engine.world
+    every = 1 if world.size == 1 else min(MOST_STEPS_UNREAD, run.spec.tracking.log_every_steps)
+    return Ring(every, distributed=world.size > 1)
+
+
+def _report(run: Run) -> StepReport | None:
+    if run.board is None:
+        return None
+    machine = Machine(run.engine.world.size, peak_flops(run.engine.device))
+    return StepReport(run.board, run.plan, run.flops, machine)

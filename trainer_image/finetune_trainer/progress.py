@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +14,11 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from finetune_api.run_progress import Progress
-from finetune_trainer.plan import Step
 from finetune_trainer.run_record import RunRecord
 
 log = logging.getLogger("finetune_trainer")
 
-STEP_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-WINDOW_STEPS = 50
+BUCKETS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 PUBLISH_SECONDS = 0.5
 PROGRESS_FILE, METRICS_FILE = "progress.json", "metrics.prom"
 
@@ -33,7 +30,7 @@ class Board:
         self._folder, self._labels = folder, labels
         self._values: dict[str, Any] = {"phase": "Starting"}
         self._run, self._published = run, 0.0
-        self._seconds: deque[tuple[float, int]] = deque(maxlen=WINDOW_STEPS)
+        self._totals: dict[str, float] = {}
         self._registry = CollectorRegistry()
         self._series: dict[str, Any] = {}
 
@@ -59,34 +56,17 @@ class Board:
         }
         self.publish(force=True)
 
-    def step(self, step: Step, done: int, total: int, *, seconds: float) -> None:
-        """Count a finished step: `done` steps of `total` are finished."""
-        self._seconds.append((seconds, step.tokens))
-        spent = sum(one for one, _ in self._seconds)
-        ordered = sorted(one for one, _ in self._seconds)
-        self._values |= {
-            "step": done,
-            "total_steps": total,
-            "percentage": 100 * done // total,
-            "tokens_per_second": sum(count for _, count in self._seconds) / max(spent, 1e-9),
-            "median_step_seconds": ordered[len(ordered) // 2],
-            "eta_seconds": spent / len(self._seconds) * (total - done),
-            "train_tokens": self._values.get("train_tokens", 0) + step.tokens,
-        }
-        self.gauge("train_step", done)
-        self.gauge("train_steps", total)
-        self.count("train_tokens", step.tokens)
-        self.count("train_supervised_tokens", step.supervised)
-        self.count("train_samples", len(step.samples))
-        self.observe("train_step_seconds", seconds)
-        self.publish()
-
     def values(self, **values: Any) -> None:
         """Set fields of the progress answer; they are published with the next step."""
         self._values |= values
         for field, name in GAUGES.items():
             if values.get(field) is not None:
                 self.gauge(name, values[field])
+
+    def step_values(self, *, tokens: int, **values: Any) -> None:
+        """Set what a finished step changed, its real tokens added to the run's."""
+        self.values(train_tokens=self._values.get("train_tokens", 0) + tokens, **values)
+        self.publish()
 
     def log(self, what: str) -> None:
         """Write one line for people: what was done, then the values shown last."""
@@ -102,9 +82,14 @@ class Board:
         """Add to a counter `finetune_<name>_total`."""
         self._one(Counter, name, {}).inc(amount)
 
-    def observe(self, name: str, value: float) -> None:
-        """Add to a histogram `finetune_<name>`."""
-        self._one(Histogram, name, {}, buckets=STEP_BUCKETS).observe(value)
+    def total(self, name: str, amount: float) -> None:
+        """Let a counter stand at `amount`, which never falls."""
+        self.count(name, max(0.0, amount - self._totals.get(name, 0.0)))
+        self._totals[name] = max(amount, self._totals.get(name, 0.0))
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add to a histogram `finetune_<name>`, in seconds."""
+        self._one(Histogram, name, labels, buckets=BUCKETS_SECONDS).observe(value)
 
     def publish(self, *, force: bool = False) -> None:
         """Write both answers for the launcher, at most twice a second unless forced."""
@@ -137,6 +122,7 @@ LOGGED = {
     "learning_rate": "rate {:.3g}",
     "gradient_norm": "norm {:.3g}",
     "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu": "MFU {:.1%}",
     "eta_seconds": "{:.0f} s to go",
 }
 GAUGES = {
@@ -144,6 +130,10 @@ GAUGES = {
     "loss": "train_loss",
     "gradient_norm": "train_gradient_norm",
     "learning_rate": "train_learning_rate",
+    "mfu": "train_mfu_ratio",
+    "fill": "train_fill_ratio",
+    "imbalance": "train_imbalance_ratio",
+    "padding": "train_padding_ratio",
 }
 
 
@@ -154,7 +144,8 @@ def _memory_bytes() -> Iterator[tuple[str, int]]:
         yield "resident", pages * os.sysconf("SC_PAGE_SIZE")
     cuda: Any = torch.cuda  # partly untyped in torch
     if cuda.is_initialized():
-        yield "gpu_peak", cuda.max_memory_allocated()
+        yield "allocated_peak", cuda.max_memory_allocated()
+        yield "reserved_peak", cuda.max_memory_reserved()
 
 
 def _replace(path: Path, content: bytes) -> None:

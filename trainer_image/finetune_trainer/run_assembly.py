@@ -5,24 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from finetune_api.run_config import TrainingConfig
-from finetune_api.training_settings import AdapterType, CheckpointPolicy, Dtype, NonFinitePolicy
+from finetune_api.training_settings import CheckpointPolicy
+from finetune_trainer.activation_memory import (
+    MemoryPeak,
+    longest_samples,
+    probed_memory,
+    show_peak,
+)
+from finetune_trainer.adapter import adapter_config
 from finetune_trainer.agreement import Agreement
+from finetune_trainer.assembled_model import assembled_engine
 from finetune_trainer.base_model import model_place
 from finetune_trainer.cadence import Cadence
 from finetune_trainer.checkpoint import Checkpoints, Restored, RunIdentity, Snapshot
+from finetune_trainer.data import micro_batch
 from finetune_trainer.distributed import World
-from finetune_trainer.engine import BuildUpdate, Engine
-from finetune_trainer.guarded_update import GuardedUpdate
+from finetune_trainer.engine import Engine
 from finetune_trainer.loop import Run
-from finetune_trainer.model import adapter_config, compute_type, load_base, probe, trainable_model
-from finetune_trainer.optim import optimizer_recipe
 from finetune_trainer.objective import objective_of
 from finetune_trainer.pieces import whole
 from finetune_trainer.plan import Plan, PlanSettings
-from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from finetune_trainer.progress import Board
 from finetune_trainer.rank_folder import RankFolder
 from finetune_trainer.rate_schedule import Schedule
@@ -43,11 +47,12 @@ def assembled_run(
 ) -> Run:
     """Return a run that stands where its newest checkpoint left it; a collective call."""
     train = open_cache(folder.prepared / "tokens" / "train")
-    base = _base(config, folder, world)
-    heartbeat.beat()
-    engine = _engine(config, base, world)
+    engine, form = assembled_engine(config, folder, world, heartbeat.beat)
     flops = model_flops(engine.task.model)
-    plan = run_plan(config, train, flops)
+    plan = run_plan(config, train, flops, padded=form.padded)
+    if (peak := _probed(config, engine, plan, train)) is not None:
+        show_peak(peak, board)
+    heartbeat.beat()
     checkpoints, restored = _picked(config, plan, world)
     record = _resumed(engine, world, restored)
     record.objective = objective_of(config.spec.evaluation, seen=config.plan.validation_seen)
@@ -77,7 +82,7 @@ def assembled_run(
     )
 
 
-def run_plan(config: TrainingConfig, train: TokenCache, flops: ModelFlops) -> Plan:
+def run_plan(config: TrainingConfig, train: TokenCache, flops: ModelFlops, *, padded: bool) -> Plan:
     """Return the plan; micro-batches are dealt by the operations that they need."""
     settings = PlanSettings(
         seed=config.plan.seed,
@@ -85,44 +90,22 @@ def run_plan(config: TrainingConfig, train: TokenCache, flops: ModelFlops) -> Pl
         max_steps=config.plan.total_steps,
         budget=config.plan.max_tokens_per_device,
         grain=config.grain,
+        padded=padded,
         token_cost=flops.per_token,
         square_cost=flops.per_square,
     )
     return Plan(train.lengths.tolist(), train.supervised.tolist(), settings)
 
 
-def _base(config: TrainingConfig, folder: RankFolder, world: World) -> Any:
-    spec = config.spec
-    held = config.plan.compute_dtype if spec.model.dtype is Dtype.AUTO else spec.model.dtype
-    dtype = compute_type(held, world.device)
-    if spec.adapter.type is AdapterType.NONE:
-        dtype = torch.float32  # masters; arithmetic is in the compute type by autocast
-    return load_base(folder.model, dtype).to(world.device)
-
-
-def _engine(config: TrainingConfig, base: nn.Module, world: World) -> Engine:
-    resolved = config.plan
-    model = trainable_model(
-        base,
-        config.spec.adapter,
-        rank=resolved.rank,
-        alpha=resolved.alpha,
-        seed=resolved.seed,
-    )
-    smoothing = config.spec.training.label_smoothing
-    task = CausalLanguageModelling(model, resolved.seed, smoothing)
-    dtype = compute_type(resolved.compute_dtype, world.device)
-    engine = Engine(task, _update(config, model), world, dtype)
-    with engine.precision():
-        probe(task)
-    return engine
-
-
-def _update(config: TrainingConfig, model: nn.Module) -> BuildUpdate:
-    recipe = optimizer_recipe(model, config.spec.training, config.plan.learning_rate)
-    # Skipping goes on with the next update; the other policies stop before it.
-    keep_flag = config.spec.training.non_finite_policy is not NonFinitePolicy.SKIP
-    return lambda named: GuardedUpdate(recipe(named), named[0][1].device, keep_flag=keep_flag)
+def _probed(
+    config: TrainingConfig, engine: Engine, plan: Plan, train: TokenCache
+) -> MemoryPeak | None:
+    if not config.spec.training.probe_memory:
+        return None
+    settings, memory = plan.settings, config.plan.memory
+    chosen = longest_samples(train.lengths.tolist(), settings.budget, padded=settings.padded)
+    batch = micro_batch(train, chosen, 1.0 / max(1, len(chosen)), padded=settings.padded)
+    return probed_memory(engine, batch, sum(memory.terms.values()) if memory else None)
 
 
 def _picked(

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune_api.run_outcome import Best, CheckpointRef
+from finetune_api.training_settings import Checkpoint
+from finetune_trainer.objective import Objective
+from finetune_trainer.plan import Step
 
-OBJECTIVE = "loss"
 MOST_POINTS = 2000
 
 
@@ -20,22 +22,38 @@ class RunRecord:
     tokens: int = 0
     supervised: int = 0
     samples: int = 0
+    skipped: int = 0
+    """skipped counts updates that were not finite and so not applied."""
+    skipped_in_a_row: int = 0
+    rollbacks: int = 0
     history: list[list[float]] = field(default_factory=list)
     """history holds points [steps done, mean loss, rate, norm]."""
     pending: list[float] = field(default_factory=list)
     """pending are the losses of steps since the last point."""
     evaluations: list[dict[str, float]] = field(default_factory=list)
+    test: dict[str, float] = field(default_factory=dict)
+    """test is the evaluation of the test split at the end."""
     base_answers: dict[str, list[int]] = field(default_factory=dict)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     """checkpoints are those verified when this record was saved."""
+    objective: Objective | None = None
+    """objective ranks evaluations; it is a setting and not saved."""
+
+    def count(self, step: Step) -> None:
+        """Count a step that was issued."""
+        self.step = step.number + 1
+        self.tokens += step.tokens
+        self.supervised += step.supervised
+        self.samples += len(step.samples)
 
     def add_values(self, done: int, loss: float, *, rate: float, norm: float, point: bool) -> None:
         """Take a step's values in; `point` closes an interval of the loss curve."""
-        self.pending.append(loss)
-        if not point:
+        if math.isfinite(norm) and math.isfinite(loss):
+            self.pending.append(loss)
+        if not point or not self.pending:
             return
         mean = math.fsum(self.pending) / len(self.pending)
-        self.history.append([done, mean, rate, norm])
+        self.history.append([done, mean, rate, norm if math.isfinite(norm) else 0.0])
         self.pending = []
         if len(self.history) > MOST_POINTS:
             self.history = self.history[1::2]
@@ -49,21 +67,26 @@ class RunRecord:
         return next((one for one in self.evaluations if one["step"] == done), None)
 
     def ranking(self) -> list[int]:
-        """Return evaluated steps after the start, best first; a value not finite is never best."""
-        scored = [
-            (one[OBJECTIVE], int(one["step"]))
-            for one in self.evaluations
-            if one["step"] and math.isfinite(one[OBJECTIVE])
-        ]
-        return [step for _, step in sorted(scored)]
+        """Return evaluated steps after the start, best first; none without an objective."""
+        return [] if self.objective is None else self.objective.ranking(self.evaluations)
 
     def best(self) -> Best | None:
         """Return the best evaluation."""
-        ranking = self.ranking()
-        found = self.evaluation(ranking[0]) if ranking else None
-        if found is None:
+        found = self.evaluation(next(iter(self.ranking()), -1))
+        if found is None or self.objective is None:
             return None
-        return Best(metric=OBJECTIVE, value=found[OBJECTIVE], step=ranking[0])
+        name = self.objective.name
+        return Best(metric=name, value=found[name], step=int(found["step"]))
+
+    def kept_steps(self, settings: Checkpoint) -> set[int]:
+        """Return the steps whose checkpoints are kept, whatever their age."""
+        kept = self.ranking()[: settings.keep_best]
+        evaluated = self.evaluations if settings.keep_evaluated else []
+        return {*kept, *(int(one["step"]) for one in evaluated)}
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Become the record of a checkpoint again, but for the rollbacks made since."""
+        vars(self).update(state, rollbacks=self.rollbacks)
 
     def known_checkpoints(self) -> dict[int, CheckpointRef]:
         """Return the checkpoints that earlier attempts verified, by step."""
@@ -71,4 +94,4 @@ class RunRecord:
 
     def as_json(self) -> dict[str, Any]:
         """Return the record for a checkpoint's state."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "objective"}

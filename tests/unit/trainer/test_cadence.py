@@ -11,7 +11,7 @@ from finetune_trainer.cadence import Cadence
 
 
 def points(total: int = 20, epoch: int = 7, **cadence) -> list[int]:
-    plan = Cadence(steps_per_epoch=epoch, total_steps=total, **cadence)
+    plan = Cadence(lambda done: done / epoch, total, **cadence)
     return [done for done in range(1, total + 1) if plan.evaluates(done)]
 
 
@@ -52,7 +52,18 @@ def test_an_epoch_that_never_comes_leaves_the_end():
 
 @pytest.mark.parametrize("evaluation", [{}, {"evaluate_steps": 3}], ids=["off", "on"])
 def test_epoch_ends_and_the_last_step_are_saved_with_evaluation_on_or_off(evaluation):
-    plan = Cadence(steps_per_epoch=7, total_steps=16, save_steps=5, **evaluation)
+    plan = Cadence(lambda done: done / 7, 16, save_steps=5, **evaluation)
     saved = {done for done in range(1, 17) if plan.saves(done)}
     assert {5, 7, 10, 14, 15, 16} <= saved
     assert all(done in saved for done in range(1, 17) if plan.evaluates(done))
+
+
+def test_points_follow_epochs_of_unequal_length():
+    ends = {1: 0.25, 2: 0.5, 3: 0.75, 4: 1.0, 5: 1.5, 6: 2.0, 7: 2 + 1 / 3, 8: 2 + 2 / 3, 9: 3.0}
+    plan = Cadence(ends.__getitem__, 9, evaluate_epochs=0.5)
+    assert [done for done in ends if plan.evaluates(done)] == [2, 4, 5, 6, 8, 9]
+
+
+def test_a_run_that_cannot_be_resumed_saves_its_end_only():
+    plan = Cadence(lambda done: done / 7, 16, save_steps=5, evaluate_epochs=0.5, resumable=False)
+    assert [done for done in range(1, 17) if plan.saves(done)] == [16]

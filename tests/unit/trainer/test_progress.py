@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from finetune_api.run_progress import Progress
-from finetune_trainer.errors import NotFiniteError
-from finetune_trainer.plan import Step
+from finetune_trainer.objective import Objective
 from finetune_trainer.progress import METRICS_FILE, PROGRESS_FILE, Board
 from finetune_trainer.ring import Ring
 from finetune_trainer.run_record import RunRecord
 
 
-def test_values_come_out_in_order_and_in_full():
+def test_norms_come_out_first_then_the_values_in_order_and_in_full():
     ring = Ring(every=3, distributed=False)
     for step in range(5):
         ring.close(step, torch.tensor(float(step)), torch.tensor(step + 0.5))
-    early = [(one.step, one.loss, one.norm) for one in ring.ready()]
-    late = [(one.step, one.loss, one.norm) for one in ring.drain()]
+    assert list(ring.values()) == []
+    assert list(ring.norms()) == [(step, step + 0.5) for step in range(5)]
+    early = [(one.step, one.loss, one.norm) for one in ring.values()]
+    late = [(one.step, one.loss, one.norm) for one in ring.rest()]
     assert early == [(0, 0.0, 0.5), (1, 1.0, 1.5), (2, 2.0, 2.5)]
     assert late == [(3, 3.0, 3.5), (4, 4.0, 4.5)]
 
 
-@pytest.mark.parametrize("bad", [(float("nan"), 1.0), (1.0, float("inf"))], ids=["loss", "norm"])
-def test_the_first_step_that_diverged_is_named(bad):
-    ring = Ring(every=2, distributed=False)
-    ring.close(6, torch.tensor(1.0), torch.tensor(1.0))
-    ring.close(7, torch.tensor(bad[0]), torch.tensor(bad[1]))
-    with pytest.raises(NotFiniteError, match="step 8"):
-        list(ring.drain())
+def test_a_cleared_ring_has_nothing_left():
+    ring = Ring(every=1, distributed=False)
+    ring.close(0, torch.tensor(1.0), torch.tensor(1.0))
+    ring.clear()
+    assert (list(ring.norms()), list(ring.rest())) == ([], [])
 
 
 def test_the_board_publishes_a_valid_answer_and_labelled_series(tmp_path):
     board = Board(tmp_path, "uid/2", {"experiment": "demo", "attempt": "2"})
-    step = Step(0, 0, (1, 2), tokens=30, supervised=20, micro_batches=((1, 2),))
     board.values(loss=2.5, learning_rate=1e-3, gradient_norm=0.7)
-    board.step(step, 1, 4, seconds=0.5)
-    board.set(phase="Training")
+    board.total("train_skipped_updates", 2)
+    board.total("train_skipped_updates", 3)
+    board.observe("train_phase_seconds", 0.2, phase="forward")
+    board.set(phase="Training", step=1, total_steps=4)
     answer = Progress.model_validate_json((tmp_path / PROGRESS_FILE).read_bytes())
-    assert (answer.step, answer.total_steps, answer.percentage) == (1, 4, 25)
-    assert (answer.tokens_per_second, answer.eta_seconds, answer.loss) == (60.0, 1.5, 2.5)
+    assert (answer.step, answer.total_steps, answer.loss) == (1, 4, 2.5)
     text = (tmp_path / METRICS_FILE).read_text()
     assert 'finetune_train_loss{attempt="2",experiment="demo"} 2.5' in text
-    assert 'finetune_train_tokens_total{attempt="2",experiment="demo"} 30.0' in text
+    assert 'finetune_train_skipped_updates_total{attempt="2",experiment="demo"} 3.0' in text
+    assert "# TYPE finetune_train_skipped_updates_total counter" in text
+    assert (
+        'finetune_train_phase_seconds_sum{attempt="2",experiment="demo",phase="forward"} 0.2'
+        in text
+    )
 
 
 def test_best_ignores_the_baseline_and_values_that_are_not_finite():
-    record = RunRecord()
+    record = RunRecord(objective=Objective("loss"))
     for step, loss in ((0, 0.5), (4, 2.0), (8, float("nan")), (12, 1.5), (16, 1.5)):
         record.add_evaluation(step, {"loss": loss}, rows=3)
     assert record.ranking() == [12, 16, 4]
