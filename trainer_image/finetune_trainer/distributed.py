@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from finetune_trainer.errors import ConfigurationError, PeerLostError
 
@@ -117,9 +117,18 @@ def join_world(run: str, signs: Signs, *, deadline_seconds: int, timeout_seconds
     return World(rank, size, *local, own, signs.beat)
 
 
+def group_of_one() -> None:
+    """Give this only rank a process group, which sharding libraries ask for."""
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+
+
 def leave_world(world: World) -> None:
     """Leave the other ranks after a common end; rank 0, whose store all use, goes last."""
     if world.store is None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
         return
     world.store.add("left", 1)
     ends = time.monotonic() + LEAVE_SECONDS

@@ -35,6 +35,8 @@ class Engine:
 
     sharded = False
     """sharded engines need every rank for a forward, a checkpoint and its loading."""
+    writers = 1
+    """writers is the number of ranks, from 0, that write a checkpoint together."""
 
     def __init__(
         self,
@@ -76,6 +78,10 @@ class Engine:
         norm = clip_grad_norm_(parameters, clip or torch.inf, foreach=True)
         self._update.update(norm, factor)
         return norm
+
+    def discard(self) -> None:
+        """Drop the gradients since the last update."""
+        self._update.optimizer.zero_grad(set_to_none=True)
 
     def diverged(self) -> bool:
         """Read whether an update was not finite; waits for the device."""

@@ -30,13 +30,17 @@ class GuardedUpdate:
 
         `norm` is the gradient norm over all ranks, on the device.
         """
-        bad = (~torch.isfinite(norm)).to(self._bad)
-        self._bad.copy_(torch.maximum(self._bad, bad) if self._keep else bad)
+        self.flag(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["peak"]
         if self.reads_on_device or not self.diverged():
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def flag(self, norm: Tensor) -> None:
+        """Note whether a norm is finite, without an update."""
+        bad = (~torch.isfinite(norm)).to(self._bad)
+        self._bad.copy_(torch.maximum(self._bad, bad) if self._keep else bad)
 
     def diverged(self) -> bool:
         """Read the flag; waits for the device."""

@@ -1,0 +1,234 @@
+"""Shards by DeepSpeed's ZeRO: gradients and moments (stage 2), and weights too (stage 3)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from finetune_trainer.data import MicroBatch
+from finetune_trainer.distributed import World, group_of_one
+from finetune_trainer.engine import BuildUpdate, Engine
+from finetune_trainer.pieces import Piece, fill, whole
+from finetune_trainer.problems.causal_lm import CausalLanguageModelling
+
+Result = TypeVar("Result")
+
+
+class ZeroEngine(Engine):
+    """DeepSpeed owns reduction, clipping and the masters; it reads norm and overflow on the host.
+
+    An update that is not finite is left out by the library itself.
+    """
+
+    sharded = True
+
+    def __init__(
+        self,
+        task: CausalLanguageModelling,
+        update: BuildUpdate,
+        world: World,
+        compute_dtype: torch.dtype,
+        config: dict[str, Any],
+    ) -> None:
+        if world.size == 1:
+            group_of_one()
+        self._config = config
+        super().__init__(task, update, world, compute_dtype)
+        self._zero = self._initialised()
+
+    def loss_sum(self, batch: MicroBatch, *, last: bool) -> Tensor:
+        """Return float32[] on the device: this micro-batch's share of the step's loss."""
+        self._zero.set_gradient_accumulation_boundary(last)
+        loss: Tensor = self._zero(batch.to(self.device))
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient; the factor undoes the average that the reduction takes."""
+        self._zero.backward(loss * self.world.size, scale_wrt_gas=False)
+
+    def clip_and_step(self, factor: float, clip: float) -> Tensor:
+        """Update by the library, which clips; return the norm before clipping."""
+        self._zero.optimizer.clip_grad = clip
+        for group in self._update.optimizer.param_groups:
+            group["lr"] = factor * group["peak"]
+        self._zero.step()
+        norm = torch.as_tensor(self._zero.get_global_grad_norm(), device=self.device).float()
+        self._update.flag(norm)
+        return norm
+
+    def discard(self) -> None:
+        """Drop the gradients since the last update."""
+        self._zero.optimizer.zero_grad(set_to_none=True)
+
+    def forward(self, function: Callable[[], Result]) -> Result:
+        """Run another forward inside the task's hooks, which fetch weights; collective."""
+        self.task.__dict__["forward"] = lambda inner: inner()
+        try:
+            result: Result = self.task(function)
+        finally:
+            del self.task.__dict__["forward"]
+        return result
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Return a context that changes nothing: the weights have the compute type."""
+        return nullcontext()
+
+    def weights(self) -> list[Piece]:
+        """Return the gathered masters on rank 0, which writes alone; collective."""
+        return self._gathered("")
+
+    def moments(self) -> list[Piece]:
+        """Return the gathered moments on rank 0, which writes alone; collective."""
+        found = [piece for moment in self._moment_names() for piece in self._gathered(moment)]
+        if self.world.rank:
+            return []
+        counters = {
+            f"{name}.{counter}": torch.as_tensor(value)
+            for name in self._held
+            for counter, value in self._counters().items()
+        }
+        return found + [whole(name, value) for name, value in counters.items()]
+
+    def load(self, weights: Iterable[Piece], moments: Iterable[Piece]) -> None:
+        """Take over the state of a checkpoint, which rank 0 reads; a collective call."""
+        names = self._moment_names()
+        shapes = {name: piece.shape for name, piece in self._held.items()}
+        masters = self._filled(shapes, weights)
+        wanted = {f"{name}.{one}": shape for name, shape in shapes.items() for one in names}
+        wanted |= {f"{name}.{one}": () for name in shapes for one in self._counters()}
+        states = self._filled(wanted, moments)
+        for name, piece in self._held.items():
+            self._place(piece.tensor, self._everywhere(masters.get(name), piece.shape), "")
+            for moment in names:
+                full = self._everywhere(states.get(f"{name}.{moment}"), piece.shape)
+                self._place(piece.tensor, full, moment)
+        first = next(iter(self._held))
+        for counter in self._counters():
+            value = self._everywhere(states.get(f"{first}.{counter}"), ())
+            for state in self._states():
+                state[counter] = (
+                    value.to(state[counter]) if _is_tensor(state[counter]) else int(value)
+                )
+
+    def _initialised(self) -> Any:
+        os.environ.setdefault("DS_ACCELERATOR", self.device.type)
+        import deepspeed  # noqa: PLC0415 - seconds, and only for this strategy
+
+        # An all-reduce in shared memory that it would compile at start on CPUs.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(auto_mpi_discovery=False, dist_backend=dist.get_backend())
+        optimizer = self._update.optimizer
+        form = dict(next(iter(optimizer.state.values()), {}))
+        optimizer.state.clear()
+        zero, *_ = deepspeed.initialize(
+            model=self.task,
+            optimizer=optimizer,
+            config=self._config,
+            dist_init_required=False,
+        )
+        inner: Any = zero.optimizer
+        three = self._stage == 3
+        flats = (
+            inner.fp32_partitioned_groups_flat if three else inner.single_partition_of_fp32_groups
+        )
+        for flat in flats if form else ():
+            optimizer.state[flat] = {name: _zero(value, flat) for name, value in form.items()}
+        if three:
+            self._fetch_by_layer(deepspeed)
+        else:
+            # Else it links them after the first group's first update, when others have none.
+            inner._lazy_init_hp_params_optimizer_state()
+        return zero
+
+    def _fetch_by_layer(self, deepspeed: Any) -> None:
+        """Fetch weights that code reads outside of their own module's forward."""
+        task: Any = self.task
+        deepspeed.zero.register_external_parameter(task, task.head_weight)
+
+    @property
+    def _stage(self) -> int:
+        return int(self._config["zero_optimization"]["stage"])
+
+    def _states(self) -> list[dict[str, Any]]:
+        return [state for state in self._update.optimizer.state.values() if state]
+
+    def _moment_names(self) -> list[str]:
+        return [k for k, v in self._first_state().items() if _is_tensor(v) and v.ndim]
+
+    def _counters(self) -> dict[str, Any]:
+        return {k: v for k, v in self._first_state().items() if not (_is_tensor(v) and v.ndim)}
+
+    def _first_state(self) -> dict[str, Any]:
+        return next(iter(self._states()), {})
+
+    def _gathered(self, moment: str) -> list[Piece]:
+        from deepspeed.utils import (  # noqa: PLC0415
+            safe_get_full_fp32_param,
+            safe_get_full_optimizer_state,
+        )
+
+        found = []
+        for name, piece in self._held.items():
+            full = (
+                safe_get_full_optimizer_state(piece.tensor, moment)
+                if moment
+                else safe_get_full_fp32_param(piece.tensor)
+            )
+            if self.world.rank == 0:
+                saved = f"{name}.{moment}" if moment else name
+                found.append(whole(saved, full.detach().cpu().reshape(piece.shape)))
+        return found
+
+    def _filled(
+        self, shapes: dict[str, tuple[int, ...]], pieces: Iterable[Piece]
+    ) -> dict[str, Tensor]:
+        if self.world.rank:
+            return {}
+        targets = {name: whole(name, torch.empty(shape)) for name, shape in shapes.items()}
+        fill(targets, pieces)
+        return {name: one.tensor for name, one in targets.items()}
+
+    def _everywhere(self, value: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        full = torch.empty(shape, device=self.device) if value is None else value.to(self.device)
+        dist.broadcast(full, 0)
+        return full
+
+    def _place(self, parameter: Any, full: Tensor, moment: str) -> None:
+        """Set this rank's part of a master (and of the weight computed with), or of a moment."""
+        from deepspeed import utils  # noqa: PLC0415
+
+        if self._stage < 3:
+            if moment:
+                utils.safe_set_full_optimizer_state(parameter, full, moment)
+            else:
+                utils.safe_set_full_fp32_param(parameter, full)
+                parameter.data.copy_(full)
+            return
+        # The library's own setter for whole tensors fails where ranks do not divide them.
+        size = parameter.ds_tensor.numel()
+        padded = nn.functional.pad(full.flatten(), (0, size * self.world.size - full.numel()))
+        own = padded[size * self.world.rank :][:size]
+        if moment:
+            utils.safe_set_local_optimizer_state(parameter, own, moment)
+            return
+        utils.safe_set_local_fp32_param(parameter, own)
+        parameter.ds_tensor.data.copy_(own)
+        if parameter.numel() == full.numel():
+            parameter.data.copy_(full)  # small weights stay whole
+
+
+def _zero(value: Any, flat: Tensor) -> Any:
+    """Return the empty state of a flat partition: like that of one parameter."""
+    if not _is_tensor(value):
+        return 0
+    return torch.zeros_like(flat if value.ndim else value, requires_grad=False)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
