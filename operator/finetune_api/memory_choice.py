@@ -69,6 +69,16 @@ def memory_choice(question: MemoryQuestion) -> MemoryEstimate:
     return _at(question, options[-1], _budgets(question)[-1], most=True)
 
 
+def layers_at(question: MemoryQuestion, strategy: str, tokens: int) -> int:
+    """Return the layers to recompute for a strategy and budget that stand; all if nothing fits."""
+    options = [one for one in _sharings(question, _settings(question)) if one.strategy == strategy]
+    if not options or question.available is None:
+        return 0
+    settings = replace(options[-1], tokens=tokens)
+    found = least_recomputed(question.shape, settings, question.available)
+    return question.shape.layers if found is None else found.settings.checkpointed
+
+
 def alternatives(question: MemoryQuestion) -> list[Alternative]:
     """Return up to three settings that fit, the smallest change first."""
     found: list[Alternative] = []

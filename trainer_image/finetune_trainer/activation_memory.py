@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,16 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from finetune_api.memory_choice import MemoryQuestion, layers_at
+from finetune_api.model_shape import model_shape
+from finetune_api.run_config import TrainingConfig
+from finetune_api.training_settings import Attention
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import ConfigurationError, GpuOutOfMemoryError
+from finetune_trainer.progress import Board
+
+log = logging.getLogger("finetune_trainer")
 
 NOTABLE_DEVIATION = 0.15
 
@@ -47,6 +55,28 @@ def checkpoint_layers(model: nn.Module, layers: int, *, own_dropout: bool) -> No
 def decoder_layers(model: nn.Module) -> list[Any]:
     """Return the repeated layers that can be recomputed, the first one first."""
     return [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+
+
+def layers_for_device(run: TrainingConfig, config: Any, device: torch.device) -> int:
+    """Return the layers to recompute: as planned, or what this GPU's memory demands.
+
+    Preparation leaves it to the device where nothing told it the memory of a GPU.
+    """
+    planned = run.plan.checkpointed_layers
+    shape = model_shape(config.to_dict())
+    if planned is not None or shape is None or device.type != "cuda":
+        return planned or 0
+    question = MemoryQuestion(
+        spec=run.spec,
+        shape=shape,
+        ranks=run.ranks,
+        max_length=run.plan.max_length,
+        compute_dtype=run.plan.compute_dtype,
+        trained=run.model.trainable_parameters or shape.adapter_parameters(run.plan.rank or 1),
+        eager=run.plan.attention == Attention.EAGER,
+        available=torch.cuda.get_device_properties(device).total_memory,
+    )
+    return layers_at(question, run.plan.strategy, run.plan.max_tokens_per_device)
 
 
 def longest_samples(lengths: Sequence[int], budget: int, *, padded: bool) -> list[int]:
@@ -93,6 +123,23 @@ def probed_memory(engine: Engine, batch: MicroBatch, planned: int | None) -> Mem
     finally:
         engine.discard()
     return MemoryPeak(peak_bytes(engine.device), planned, on_gpu)
+
+
+def show_peak(peak: MemoryPeak, board: Board | None) -> None:
+    """Put the observed peak beside the planned one; a notable difference is logged as a warning."""
+    off = peak.deviation
+    if off is not None and abs(off) > NOTABLE_DEVIATION:
+        log.warning(
+            "the longest samples take %.1f GB, %.0f %% %s than planned",
+            peak.observed / 1e9,
+            abs(off) * 100,
+            "more" if off > 0 else "less",
+        )
+    if board is not None:
+        board.values(memory_planned_bytes=peak.planned, memory_peak_bytes=peak.observed)
+        for kind, size in (("planned", peak.planned), ("probed", peak.observed)):
+            if size is not None:
+                board.gauge("train_memory_bytes", size, kind=kind)
 
 
 def peak_bytes(device: torch.device) -> int:

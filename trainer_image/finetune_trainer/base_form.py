@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from finetune_api.run_config import TrainingConfig
-from finetune_api.training_settings import Attention, Batching, InitialWeights
+from finetune_api.training_settings import Attention, Batching, Dtype, InitialWeights
 from finetune_trainer.attention import packed_attention, padded_attention, takes_segments
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import ConfigurationError
@@ -51,13 +51,26 @@ def base_form(run: TrainingConfig, folder: Path, device: torch.device) -> BaseFo
     if not padded and not takes_segments(config):
         _check_fallback(run, type(config).__name__)
         padded = True
-    dtype = compute_type(run.plan.compute_dtype, device)
+    dtype = run_type(run, device)
     if padded:
         attention = padded_attention(config, planned)
     else:
         attention = packed_attention(planned, asked, dtype, device)
     random = run.spec.model.initial_weights == InitialWeights.RANDOM
     return BaseForm(config, attention, padded, run.plan.seed if random else None)
+
+
+def run_type(run: TrainingConfig, device: torch.device) -> torch.dtype:
+    """Return the type of arithmetic; planned BFloat16 that a GPU lacks is Float16 under Auto."""
+    planned = compute_type(run.plan.compute_dtype, device)
+    if planned is not torch.bfloat16 or device.type != "cuda":
+        return planned
+    found = compute_type(Dtype.AUTO, device)
+    if found is not planned and run.spec.training.compute_dtype is not Dtype.AUTO:
+        raise ConfigurationError(
+            "spec.training.computeDtype: this GPU has no BFloat16; set Auto or Float16"
+        )
+    return found
 
 
 def proven_form(run: TrainingConfig, form: BaseForm, engine: Engine) -> BaseForm:

@@ -14,12 +14,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from finetune_api.training_settings import Adapter, AdapterType
-from finetune_trainer import probes
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.plan import INIT, mix
 from finetune_trainer.segments import SEGMENTS
 
-probe = probes.probe  # on its way out: run_assembly
 TYPES = {
     "BFloat16": torch.bfloat16,
     "Float16": torch.float16,

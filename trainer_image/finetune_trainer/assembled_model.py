@@ -1,0 +1,99 @@
+"""Builds what a rank trains: base, quantisation, adapters, recomputation, task, engine, probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune_api.run_config import TrainingConfig
+from finetune_api.training_settings import AdapterType, Dtype, NonFinitePolicy, Quantization
+from finetune_trainer.activation_memory import checkpoint_layers, layers_for_device
+from finetune_trainer.adapter import Trained, trainable_model
+from finetune_trainer.base_form import BaseForm, base_form, proven_form, run_type
+from finetune_trainer.distributed import World
+from finetune_trainer.engine import BuildUpdate, Engine
+from finetune_trainer.engine_choice import engine_for
+from finetune_trainer.guarded_update import GuardedUpdate
+from finetune_trainer.layer_compile import compile_layers
+from finetune_trainer.model import compute_type
+from finetune_trainer.model_config import has_dropout
+from finetune_trainer.optim import optimizer_recipe
+from finetune_trainer.probes import check_adapters
+from finetune_trainer.problems.causal_lm import CausalLanguageModelling
+from finetune_trainer.quantisation import quantise, quantiser
+from finetune_trainer.rank_folder import RankFolder
+from finetune_trainer.vocabulary import new_rows
+
+
+def assembled_engine(
+    config: TrainingConfig, folder: RankFolder, world: World, beat: Callable[[], None]
+) -> tuple[Engine, BaseForm]:
+    """Return the engine of a run and the form its base trains in; a collective call.
+
+    Raises ConfigurationError for what this model or this device cannot do.
+    """
+    form = base_form(config, folder.model, world.device)
+    base = _base(config, form, folder, world.device)
+    beat()
+    model = trainable_model(base, _trained(config, folder, world.device))
+    with torch.autocast(world.device.type, enabled=False):
+        check_adapters(model)
+    layers = layers_for_device(config, form.config, world.device)
+    checkpoint_layers(model, layers, own_dropout=has_dropout(form.config))
+    compile_layers(model, config, world.device)
+    task = _task(config, model)
+    dtype = run_type(config, world.device)
+    engine = engine_for(config, task, _update(config, model, dtype), world, dtype)
+    beat()
+    return engine, proven_form(config, form, engine)
+
+
+def _base(config: TrainingConfig, form: BaseForm, folder: RankFolder, device: torch.device) -> Any:
+    spec, dtype = config.spec, _held(config, device)
+    if spec.adapter.type is AdapterType.NONE:
+        dtype = torch.float32  # masters; arithmetic is in the compute type by autocast
+    base = form.model(folder.model, dtype)
+    chosen = quantiser(Quantization(config.plan.quantization), spec.model, run_type(config, device))
+    if chosen is not None:
+        quantise(base, chosen, device, spec.adapter.modules_to_save or ())
+    return base.to(device)
+
+
+def _held(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """Return the type of frozen weights that are not quantised."""
+    asked = config.spec.model.dtype
+    return run_type(config, device) if asked is Dtype.AUTO else compute_type(asked, device)
+
+
+def _trained(config: TrainingConfig, folder: RankFolder, device: torch.device) -> Trained:
+    return Trained(
+        adapter=config.spec.adapter,
+        rank=config.plan.rank,
+        alpha=config.plan.alpha,
+        seed=config.plan.seed,
+        freeze=config.spec.training.freeze or (),
+        rows=new_rows(folder.prepared),
+        frozen_dtype=_held(config, device),
+    )
+
+
+def _task(config: TrainingConfig, model: nn.Module) -> CausalLanguageModelling:
+    augmentation = config.spec.augmentation
+    return CausalLanguageModelling(
+        model,
+        config.plan.seed,
+        smoothing=config.spec.training.label_smoothing,
+        noise=augmentation.neftune_noise_alpha if augmentation else 0.0,
+    )
+
+
+def _update(config: TrainingConfig, model: nn.Module, dtype: torch.dtype) -> BuildUpdate:
+    recipe = optimizer_recipe(model, config.spec.training, config.plan.learning_rate)
+    # Skipping goes on with the next update, as does a scaled loss that overflowed; the other
+    # policies stop before it.
+    skips = config.spec.training.non_finite_policy is NonFinitePolicy.SKIP
+    keep_flag = not skips and dtype is not torch.float16
+    return lambda named: GuardedUpdate(recipe(named), named[0][1].device, keep_flag=keep_flag)
