@@ -17,13 +17,14 @@ DEPENDENCIES_READY = "DependenciesReady"
 SOURCE_RESOLVED = "SourceResolved"
 VALIDATED = "Validated"
 PLANNED = "Planned"
+QUOTA_RESERVED = "QuotaReserved"
 PODS_READY = "PodsReady"
 CHECKPOINT_AVAILABLE = "CheckpointAvailable"
 MERGED = "Merged"
 VERIFIED = "Verified"
 PUSHED = "Pushed"
 
-_ALL = (READY, RECONCILING, STALLED, COMPLETE, FAILED, SUSPENDED, PODS_READY)
+_ALL = (READY, RECONCILING, STALLED, COMPLETE, FAILED, SUSPENDED, QUOTA_RESERVED, PODS_READY)
 CONDITION_TYPES: dict[str, tuple[str, ...]] = {
     DATASET: (*_ALL, SOURCE_RESOLVED, VALIDATED),
     EXPERIMENT: (*_ALL, DEPENDENCIES_READY, PLANNED, CHECKPOINT_AVAILABLE),
@@ -131,6 +132,7 @@ FAILURE_REASONS: dict[str, tuple[str, str]] = {
     "StorageUnavailable": ("storage cannot be written", "repair the storage"),
     "Quarantined": ("a damaged checkpoint was set aside, an older one is used", "nothing to do"),
     "SecretNotFound": ("a Secret, key or ConfigMap cannot be mounted", "create it"),
+    "WaitingForQuota": ("the queue has no quota for it yet", "wait, or use another queue"),
     "Unschedulable": ("the scheduler finds no node", "as the quoted message says"),
     "ImagePullFailed": ("the image cannot be pulled", "correct the image or its Secret"),
     "PodForbidden": ("admission or quota refuses a pod", "as the quoted message says"),

@@ -39,6 +39,8 @@ SCRATCH_DIR_ENV = "FINETUNE_SCRATCH_DIR"
 TERMINATION_LOG_ENV = "FINETUNE_TERMINATION_LOG"
 PORT_ENV = "FINETUNE_PORT"
 
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 CONFIG_DIR = "/etc/finetune/config"
 CONFIG_KEY = "config.json"
 TEMPLATE_DIR = "/etc/finetune/template"

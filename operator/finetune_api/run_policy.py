@@ -146,6 +146,18 @@ class Scheduling(ApiModel):
     """priorityClassName is the pods' priority."""
     scheduler_name: DnsName | None = None
     """schedulerName is a scheduler other than the default."""
+    queue_name: DnsName | None = None
+    """queueName is a LocalQueue of Kueue: all pods of an attempt start when it has quota, and stop
+    with a checkpoint when it takes that back. Preparations do not queue."""
+    queue_priority_class_name: DnsName | None = None
+    """queuePriorityClassName is a WorkloadPriorityClass of Kueue."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.queuePriorityClassName) || has(self.queueName)",
+            "queuePriorityClassName acts in a queue only; set queueName",
+        ),
+    )
 
 
 class Retries(ApiModel):

@@ -55,6 +55,8 @@ def project(manifest: Manifest) -> Manifest:
         "metadata": metadata,
         "status": {"conditions": [_condition(item) for item in status.get("conditions") or ()]},
     }
+    if kept["kind"] == "Job":
+        kept["spec"] = {"suspend": bool((manifest.get("spec") or {}).get("suspend"))}
     if kept["kind"] == "Pod":
         kept["spec"] = {"nodeName": (manifest.get("spec") or {}).get("nodeName", "")}
         kept["status"] |= {
@@ -115,6 +117,7 @@ def job_facts(
         complete=_is_true(conditions, "Complete"),
         failed=_is_true(conditions, "Failed") or _is_true(conditions, "FailureTarget"),
         failure_message=str(failure.get("message", "")),
+        suspended=bool((manifest.get("spec") or {}).get("suspend")),
         deleting=metadata.get("deletionTimestamp") is not None,
         gone=gone,
         pods=tuple(sorted(pods, key=lambda pod: (pod.index, pod.name))),

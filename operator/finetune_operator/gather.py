@@ -112,7 +112,8 @@ class Gather:
         for job in children.jobs():
             wait = headway_seconds(job, self._cluster.now())
             if wait is not None and wait <= 0:
-                children.note(job.ref.uid, await self._cluster.warning_about(job.ref))
+                asked = self._cluster.queue_about if job.suspended else self._cluster.warning_about
+                children.note(job.ref.uid, await asked(job.ref))
 
     async def _references(self, key: Key, found: OurObject) -> Mapping[Key, OurObject | None]:
         wanted = references_of(key, found)

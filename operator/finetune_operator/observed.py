@@ -82,6 +82,8 @@ class JobFacts:
     complete: bool = False
     failed: bool = False
     failure_message: str = ""
+    suspended: bool = False
+    """suspended by its queue: it has no quota yet, or no longer."""
     deleting: bool = False
     gone: bool = False
     pods: tuple[PodFacts, ...] = ()
@@ -97,8 +99,8 @@ class JobFacts:
 
     @property
     def bound(self) -> bool:
-        """Tell whether a pod was bound to a node."""
-        return any(pod.bound for pod in self.pods)
+        """Tell whether a pod is on a node; those of a run that its queue stopped do not count."""
+        return any(pod.bound and not (pod.gone or pod.deleting) for pod in self.pods)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ def _source(says: str, refused: str = "", /, **source: Any) -> Case:
 
 
 DATASET_CASES = [
+    _of("a priority in no queue", "spec.scheduling",
+        scheduling={"queuePriorityClassName": "high"}),
     _of("a volume is enough"),
     _of("rows in the manifest", sources=[_INLINE]),
     _of("columns are mapped", columns={"prompt": ["a", "b"], "answer": "c", "system": ""}),

@@ -17,6 +17,8 @@ def _env(says: str, refused: str, *variables: dict[str, Any]) -> Case:
 
 
 EXPERIMENT_CASES = [
+    _of("a priority in no queue", "spec.scheduling",
+        scheduling={"queuePriorityClassName": "high"}),
     _of("model and data are enough"),
     _of("an integer where a number is asked", training={"learningRate": 1}),
     _of("half an epoch between evaluations", evaluation={"everyEpochs": 0.5}),

@@ -15,6 +15,8 @@ def _of(says: str, refused: str = "", **spec: Any) -> Case:
 
 
 EXPORT_CASES = [
+    _of("a priority in no queue", "spec.scheduling",
+        scheduling={"queuePriorityClassName": "high"}),
     _of("an experiment is enough"),
     _of("two targets", targets=[{"name": "a", **_BUCKET}, {"name": "b", **_BUCKET}]),
     _of("an adapter", format="Adapter"),

@@ -26,6 +26,10 @@
 - apiGroups: [""]
   resources: ["services", "configmaps"]
   verbs: ["get", "create", "patch"]
+# why a queue lets a Job wait
+- apiGroups: ["kueue.x-k8s.io"]
+  resources: ["workloads"]
+  verbs: ["list"]
 # tell of transitions; why a pod is refused
 - apiGroups: [""]
   resources: ["events"]

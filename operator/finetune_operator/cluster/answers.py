@@ -75,6 +75,15 @@ def newest_warning(events: Iterable[Manifest]) -> str:
     return f"{newest.get('reason', '')}: {message}" if message else ""
 
 
+def quota_message(workloads: Iterable[Manifest]) -> str:
+    """Return why the queue has not reserved quota for a Workload, in its own words, or ''."""
+    for workload in workloads:
+        for condition in workload.get("status", {}).get("conditions") or ():
+            if condition.get("type") == "QuotaReserved" and condition.get("status") != "True":
+                return str(condition.get("message", ""))[:LONGEST_MESSAGE]
+    return ""
+
+
 def _refined(status: int, words: dict[str, Any], message: str) -> type[ClusterError] | None:
     """Tell apart what shares one status code."""
     details = words.get("details") or {}

@@ -88,6 +88,10 @@ class Cluster(Protocol):
         """Create one core/v1 Event."""
         ...
 
+    async def queue_about(self, child: ChildRef) -> str:
+        """Return what the queue says of a Job that waits for quota, or ''."""
+        ...
+
     async def warning_about(self, child: ChildRef) -> str:
         """Return the newest Warning event about a child as `Reason: message`, or ''."""
         ...

@@ -11,7 +11,7 @@ import aiohttp
 
 from finetune_api.names import FIELD_MANAGER, METRICS_PORT
 from finetune_api.run_progress import MAX_BYTES
-from finetune_operator.cluster.answers import newest_warning
+from finetune_operator.cluster.answers import newest_warning, quota_message
 from finetune_operator.cluster.api_transport import (
     APPLY,
     JSON,
@@ -21,7 +21,7 @@ from finetune_operator.cluster.api_transport import (
     Body,
 )
 from finetune_operator.cluster.cluster_protocol import Change, Page, Resource
-from finetune_operator.cluster.resources import EVENTS, OURS, resource_named, resource_of
+from finetune_operator.cluster.resources import EVENTS, OURS, WORKLOADS, resource_named, resource_of
 from finetune_operator.errors import (
     AbsentError,
     ExpiredError,
@@ -33,6 +33,7 @@ from finetune_operator.observed import ChildRef, Key, Manifest
 from finetune_operator.write_budget import TokenBucket
 
 PAGE_SIZE = "500"
+_JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 PROGRESS_TIMEOUT = aiohttp.ClientTimeout(total=3)
 
 
@@ -154,6 +155,18 @@ class KubernetesCluster:
     async def post_event(self, event: Manifest) -> None:
         """Create one core/v1 Event."""
         await self._spend("POST", _path(EVENTS, event["metadata"]["namespace"]), body=event)
+
+    async def queue_about(self, child: ChildRef) -> str:
+        """Return why Kueue has not admitted a Job, from the Workload it keeps for it, or ''."""
+        await self._reads.take()
+        query = {"labelSelector": f"{_JOB_UID_LABEL}={child.uid}", "limit": "1"}
+        try:
+            found = await self._transport.send(
+                "GET", _path(WORKLOADS, child.namespace), query=query
+            )
+        except (AbsentError, NotServedError):
+            return ""  # no Kueue here: the queue's name is all that is known
+        return quota_message(found.get("items") or ())
 
     async def warning_about(self, child: ChildRef) -> str:
         """Return the newest Warning event about a child as `Reason: message`, or ''."""

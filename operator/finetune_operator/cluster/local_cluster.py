@@ -208,6 +208,10 @@ class LocalCluster:
         for listener in self.events:
             listener(event)
 
+    async def queue_about(self, child: ChildRef) -> str:  # noqa: ARG002 - there is no queue
+        """Nothing queues on one machine."""
+        return ""
+
     async def warning_about(self, child: ChildRef) -> str:  # noqa: ARG002 - none is kept
         """Return nothing: whatever keeps a local Job from its processes stands in its status."""
         return ""
@@ -237,12 +241,12 @@ def _stored(key: Key) -> ObjectKey:
 
 def _without_effect_here(spec: Manifest) -> list[str]:
     """Name the settings that a run without images cannot honour."""
+    problems = []
     if spec.get("compute", {}).get("image"):
-        return [
-            "spec.compute.image: a local run uses the installed trainer; "
-            "remove it, or run in a cluster"
-        ]
-    return []
+        problems.append("spec.compute.image: a local run uses the installed trainer")
+    if spec.get("scheduling", {}).get("queueName"):
+        problems.append("spec.scheduling.queueName: there is no queue on one machine")
+    return [f"{problem}; remove it, or run in a cluster" for problem in problems]
 
 
 def _selects(labels: str, item: Manifest) -> bool:

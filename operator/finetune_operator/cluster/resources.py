@@ -19,13 +19,16 @@ NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "Netwo
 EVENTS = Resource("", "v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
+WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
+
 MUTABLE_KINDS = frozenset({SERVICES.kind, NETWORK_POLICIES.kind})
 """Children that are applied again and again; all others are applied once and then left alone."""
 
 _BY_KIND = {
     (resource.api_version, resource.kind): resource
     for resource in (
-        *OURS.values(), JOBS, PODS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, EVENTS, LEASES
+        *OURS.values(), JOBS, PODS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, EVENTS, LEASES,
+        WORKLOADS,
     )
 }  # fmt: skip
 

@@ -33,7 +33,7 @@ class IndexedJobEngine:
         return (
             rendezvous_service(of),
             run_config_map(of, name, attempt.config),
-            child_job(of, name, ranks, pods=spec.compute.nodes),
+            child_job(of, name, ranks, pods=spec.compute.nodes, queue=spec.scheduling),
         )
 
     def stop(self, job: JobFacts) -> tuple[ChildRef, ...]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from finetune_api.names import CONTAINER, OWNER_UID_ANNOTATION
+from finetune_api.names import (
+    CONTAINER,
+    OWNER_UID_ANNOTATION,
+    QUEUE_LABEL,
+    QUEUE_PRIORITY_LABEL,
+)
 from finetune_api.run_outcome import EXIT_CODES, FailureClass
+from finetune_api.run_policy import Scheduling
 from finetune_operator.manifests.owned import Owner, owned
 from finetune_operator.observed import Manifest
 
@@ -23,8 +29,14 @@ ends then shows a listed code.
 """
 
 
-def child_job(of: Owner, name: str, pod_spec: Manifest, *, pods: int = 1) -> Manifest:
-    """Return an Indexed Job that starts `pods` pods once; the next try is another Job."""
+def child_job(
+    of: Owner, name: str, pod_spec: Manifest, *, pods: int = 1, queue: Scheduling | None = None
+) -> Manifest:
+    """Return an Indexed Job that starts `pods` pods once; the next try is another Job.
+
+    In a queue it is created suspended; from then on its queue alone decides, see
+    https://kueue.sigs.k8s.io/docs/tasks/run/jobs/.
+    """
     spec = {
         "completionMode": "Indexed",
         "completions": pods,
@@ -40,7 +52,16 @@ def child_job(of: Owner, name: str, pod_spec: Manifest, *, pods: int = 1) -> Man
             "spec": pod_spec,
         },
     }
-    return owned(of, api_version="batch/v1", kind="Job", name=name) | {"spec": spec}
+    job = owned(of, api_version="batch/v1", kind="Job", name=name) | {"spec": spec}
+    if queue and queue.queue_name:
+        spec["suspend"] = True
+        job["metadata"]["labels"] |= _queue_labels(queue)
+    return job
+
+
+def _queue_labels(queue: Scheduling) -> Manifest:
+    labels = {QUEUE_LABEL: queue.queue_name, QUEUE_PRIORITY_LABEL: queue.queue_priority_class_name}
+    return {name: value for name, value in labels.items() if value}
 
 
 def _failure_rules() -> list[Manifest]:

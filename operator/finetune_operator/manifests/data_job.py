@@ -33,4 +33,5 @@ def data_job(of: Owner, dataset: Dataset, location: Location, policy: Policy) ->
         mounts=dataset_mounts(dataset.spec, location),
         scratch_size=dataset.spec.storage.scratch_size,
     )
-    return [run_config_map(of, name, config), child_job(of, name, job_pod(pod, policy))]
+    job = child_job(of, name, job_pod(pod, policy), queue=dataset.spec.scheduling)
+    return [run_config_map(of, name, config), job]

@@ -31,4 +31,5 @@ def export_job(
         mounts=mounts,
         scratch_size=spec.storage.scratch_size,
     )
-    return [run_config_map(of, name, config), child_job(of, name, job_pod(pod, policy))]
+    job = child_job(of, name, job_pod(pod, policy), queue=spec.scheduling)
+    return [run_config_map(of, name, config), job]

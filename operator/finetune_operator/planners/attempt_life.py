@@ -14,18 +14,21 @@ from finetune_api.experiment_status import CheckpointStatus, ExperimentStatus
 from finetune_api.run_outcome import FailureClass
 from finetune_operator.observed import ChildRef, Event, Plan
 from finetune_operator.planners.answer import Answer, planned
-from finetune_operator.planners.attempt_end import completed, failed, last_word, resting, stopped
-from finetune_operator.planners.deadlines import (
-    next_deadline_seconds,
-    passed_deadline,
-    recorded_deadline,
+from finetune_operator.planners.attempt_end import completed, failed, last_word, resting
+from finetune_operator.planners.attempt_stops import (
+    a_passed_deadline_is_recorded,
+    a_suspended_attempt_is_stopped,
+    a_wish_to_suspend_is_recorded,
+    what_its_queue_stops_waits_again,
+    what_passed_a_deadline_is_stopped,
 )
+from finetune_operator.planners.deadlines import next_deadline_seconds
 from finetune_operator.planners.failure_class import end_of, vanished
 from finetune_operator.planners.life import Life, life, lives
 from finetune_operator.planners.pods_ready import waiting_message
 from finetune_operator.planners.retry_budget import delay_seconds, start_delay_seconds
 from finetune_operator.planners.work import REPLACED, SUSPENDED, Work
-from finetune_operator.status import Situation, is_stopping
+from finetune_operator.status import Situation
 
 
 def lived(work: Work) -> Plan:
@@ -41,55 +44,6 @@ def a_good_end_is_recorded(life: Life) -> Answer | None:
     outcome = last_word(life.job)
     achieved = life.work.achieved(outcome) if outcome else None
     return completed(life, achieved, outcome) if outcome and achieved else None
-
-
-def a_wish_to_suspend_is_recorded(life: Life) -> Answer | None:
-    """What ends from now on costs no budget, even if the wish is taken back."""
-    if not (life.under_way and life.suspended) or is_stopping(life.observed.object.status):
-        return None
-    return _stopping(life)
-
-
-def a_suspended_attempt_is_stopped(life: Life) -> Answer | None:
-    if not (life.under_way and is_stopping(life.observed.object.status)):
-        return None
-    if life.remaining() or (life.job and lives(life.job)):
-        return _stopping(life, delete=life.living())
-    return stopped(life)
-
-
-def a_passed_deadline_is_recorded(life: Life) -> Answer | None:
-    attempt = life.observed.object.status.attempt
-    passed = passed_deadline(life) if life.under_way and attempt.stopping is None else None
-    if passed is None:
-        return None
-    message = f"{_named(life)} is being stopped: {passed.message}"
-    return Answer(
-        Situation.UNDER_WAY,
-        life.reason,
-        message,
-        {"attempt": attempt.model_copy(update={"stopping": passed.reason})},
-        life.verdicts(),
-        events=(Event("Warning", passed.reason, message),),
-    )
-
-
-def what_passed_a_deadline_is_stopped(life: Life) -> Answer | None:
-    """Stopped with grace: what it checkpoints is known to whatever follows."""
-    passed = recorded_deadline(life) if life.under_way else None
-    if passed is None:
-        return None
-    if not (life.remaining() or (life.job and lives(life.job))):
-        return failed(life, passed.end())
-    return Answer(
-        Situation.UNDER_WAY,
-        life.reason,
-        f"{_named(life)} is being stopped: {passed.message}",
-        verdicts=life.verdicts(),
-        delete=life.living(),
-        requeue_seconds=life.patience_seconds(),
-        pull_progress=bool(life.remaining()),
-    )
 
 
 def an_end_is_recorded_before_it_is_acted_on(life: Life) -> Answer | None:
@@ -229,6 +183,7 @@ DECIDERS: tuple[Callable[[Life], Answer | None], ...] = (
     a_suspended_attempt_is_stopped,
     a_passed_deadline_is_recorded,
     what_passed_a_deadline_is_stopped,
+    what_its_queue_stops_waits_again,
     an_end_is_recorded_before_it_is_acted_on,
     old_pods_are_gone_before_new_ones_start,
     pods_of_a_predecessor_are_gone_first,
@@ -252,27 +207,14 @@ def _soonest(*seconds: float | None) -> float | None:
     return min((due for due in seconds if due is not None), default=None)
 
 
-def _stopping(life: Life, delete: tuple[ChildRef, ...] = ()) -> Answer:
-    message = f"attempt {life.recorded.number} is being stopped: runPolicy.suspend is true"
-    return Answer(
-        Situation.STOPPING,
-        life.reason,
-        message,
-        verdicts=life.verdicts(),
-        delete=delete,
-        requeue_seconds=life.patience_seconds(),
-        pull_progress=bool(life.remaining()),
-    )
-
-
 def _stage(life: Life) -> tuple[str, str]:
     job = life.job
-    if job is None or not job.bound:
+    if job is None or job.suspended or not job.bound:
         why = waiting_message(job) if job else ""
-        return life.work.waiting_reason, f"{_named(life)}: {why or 'no pod is on a node yet'}"
+        return life.work.waiting_reason, f"{life.named}: {why or 'no pod is on a node yet'}"
     reason, message = life.work.stage(job, life.reason)
     trouble = "" if job.progress else waiting_message(job)
-    return reason, f"{_named(life)}: {trouble or message}"
+    return reason, f"{life.named}: {trouble or message}"
 
 
 def _outdated(life: Life) -> tuple[ChildRef, ...]:
@@ -289,11 +231,6 @@ def _latest(life: Life) -> CheckpointStatus | None:
     if not isinstance(status, ExperimentStatus) or life.work.component != "attempt":
         return None
     return status.checkpoints.latest
-
-
-def _named(life: Life) -> str:
-    kind = "attempt" if life.work.component == "attempt" else "preparation"
-    return f"{kind} {life.recorded.number}"
 
 
 def _created(life: Life, number: int) -> str:

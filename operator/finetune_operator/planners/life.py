@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_api.conditions import PODS_READY, READY
+from finetune_api.conditions import PODS_READY, QUOTA_RESERVED, READY
 from finetune_operator.observed import ChildRef, JobFacts, Observed, PodFacts
-from finetune_operator.planners.pods_ready import pods_ready
+from finetune_operator.planners.pods_ready import pods_ready, quota_reserved
 from finetune_operator.planners.work import Recorded, Work
 from finetune_operator.status import Verdict, condition
 
@@ -40,10 +40,22 @@ class Life:
         return self.work.heeds_suspend and self.observed.object.spec.run_policy.suspend
 
     @property
+    def queue(self) -> str | None:
+        """Return the queue its Jobs wait in; preparations wait in none."""
+        in_queue = self.work.component == "attempt"
+        return self.observed.object.spec.scheduling.queue_name if in_queue else None
+
+    @property
     def reason(self) -> str:
         """Return the present reason of Ready, the one of waiting before the first write."""
         ready = condition(self.observed.object.status, READY)
         return ready.reason if ready else self.work.waiting_reason
+
+    @property
+    def named(self) -> str:
+        """Return what messages call the present attempt."""
+        kind = "attempt" if self.work.component == "attempt" else "preparation"
+        return f"{kind} {self.recorded.number}"
 
     @property
     def restarting(self) -> str:
@@ -69,8 +81,12 @@ class Life:
 
     def verdicts(self, updates: Mapping[str, Any] | None = None) -> dict[str, Verdict]:
         """Return the conditions beside the six of all kinds while the work is under way."""
-        pods = pods_ready(self.job if self.under_way else None, self.work.pods())
-        return {**self.work.verdicts(updates or {}), PODS_READY: pods}
+        job = self.job if self.under_way else None
+        return {
+            **self.work.verdicts(updates or {}),
+            QUOTA_RESERVED: quota_reserved(job, self.queue),
+            PODS_READY: pods_ready(job, self.work.pods()),
+        }
 
     def _is_waited_for(self, pod: PodFacts) -> bool:
         """A pod whose deletion is long overdue is on a lost node; storage is fenced against it."""

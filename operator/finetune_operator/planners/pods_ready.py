@@ -31,8 +31,21 @@ def pods_ready(job: JobFacts | None, total: int) -> Verdict:
     return Verdict("False", _REASONS.get(reason, "Pending"), message)
 
 
+def quota_reserved(job: JobFacts | None, queue: str | None) -> Verdict:
+    """Return the condition QuotaReserved of an attempt in a queue, or in none."""
+    if queue is None:
+        return AS_EXPECTED
+    if job is None or job.gone:
+        return NOT_YET
+    return (
+        Verdict("False", "WaitingForQuota", waiting_message(job)) if job.suspended else AS_EXPECTED
+    )
+
+
 def waiting_message(job: JobFacts) -> str:
     """Return what keeps the pods of a Job from running, or an empty text."""
+    if job.suspended:
+        return f"the queue has no quota for it yet{f': {job.message}' if job.message else ''}"
     reason, message = _trouble(job)
     return f"{reason}: {message}" if reason and message else reason or message
 

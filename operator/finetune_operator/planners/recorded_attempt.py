@@ -55,7 +55,7 @@ def seen_attempt(
     status = observed.object.status
     names = {"job": job.ref.name, "config_map": job.ref.name, "service": service}
     updates: dict[str, Any] = {"children": status.children.model_copy(update=names)}
-    if job.bound and status.attempt.started_time is None:
+    if job.bound and not job.suspended and status.attempt.started_time is None:
         started = observed.now.replace(microsecond=0)
         updates["attempt"] = status.attempt.model_copy(update={"started_time": started})
         updates["start_time"] = status.start_time or started
