@@ -16,9 +16,11 @@ from finetune_api import names
 from finetune_api.experiment_status import DatasetPin, ModelStatus, Truncation
 from finetune_api.presets import preset_of
 from finetune_api.run_outcome import PreparationSummary
+from finetune_api.training_settings import Mode
 from finetune_trainer.base_model import local_model_folder, model_place, resolved_commit
 from finetune_trainer.encode import Encoder
 from finetune_trainer.errors import AccessError, ConfigurationError, DataError
+from finetune_trainer.evaluate_mode import main_split, of_mode
 from finetune_trainer.model_facts import ModelFacts, model_facts
 from finetune_trainer.mounts import scratch_folder
 from finetune_trainer.new_tokens import FILE as NEW_TOKENS
@@ -75,10 +77,12 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
     base = _base(config)
     with tempfile.TemporaryDirectory(dir=_scratch()) as name:
         folder = Path(name)
-        snapshot = _snapshot(config, folder / "snapshot")
+        snapshot = of_mode(config.spec, _snapshot(config, folder / "snapshot"))
         check_text_settings(config.spec, snapshot.record_type)
         tokenizer = run_tokenizer(config.spec, base.folder, folder)
         encoder = _encoder(config.spec, tokenizer.tokenizer, snapshot)
+        train, system = snapshot.splits[TRAIN], config.spec.prompt.system
+        check_exchanges(config.spec.augmentation, train, encoder, system)
         report.progress(0.2)
         prepared = prepared_splits(
             config.spec,
@@ -96,6 +100,8 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
         store = free_folder(home, f"prepared-{identity.revision}-{identity.attempt}")
         entries = _files(store, config.spec, snapshot, encoder, prepared, base.facts)
         entries += _tokenizer_files(store, tokenizer, encoder.template, base.facts)
+        choices = sample_choices(config.spec, snapshot, prepared.samples[TRAIN], tokenizer)
+        entries += choices.files(store)
     digest = write_manifest(
         store,
         FORMAT,
@@ -120,17 +126,6 @@ def _base(config: PreparationConfig) -> Base:
     commit = resolved_commit(model, hub)
     folder = local_model_folder(model, hub, scratch_folder(), commit, weights=False)
     return Base(place, commit, folder, model_facts(folder))
-
-
-def _snapshot(config: PreparationConfig, folder: Path) -> Snapshot:
-    pinned, wanted = config.spec.dataset.digest, config.dataset
-    if pinned is not None and pinned != wanted.digest:
-        raise DataError(
-            f"spec.dataset.digest: Dataset {wanted.name} has {wanted.digest}, pinned is {pinned}; "
-            "restore the data or change the pin",
-            reason="DigestMismatch",
-        )
-    return read_snapshot(store_at(wanted.location, wanted.uri), folder, wanted.digest)
 
 
 def _encoder(spec: ExperimentSpec, tokenizer: TextTokenizer, snapshot: Snapshot) -> Encoder:
@@ -192,10 +187,10 @@ def _files(
             continue
         grouped = rows if encoder.with_turns else None
         entries += write_cache(store, split, samples, prepared.accounts[split], grouped)
-    entries.append(write_accounts(store, prepared.accounts, prepared.max_length))
+    entries.append(write_accounts(store, prepared.accounts, prepared.max_length, main_split(spec)))
     limit = (facts.context or prepared.max_length) - spec.generation.max_new_tokens
     prompts = sample_prompts(
-        snapshot.splits.get(VALIDATION) or snapshot.splits[TRAIN],
+        snapshot.splits.get(VALIDATION) or snapshot.splits[main_split(spec)],
         encoder,
         spec.prompt.system,
         spec.evaluation.generate_samples,
@@ -223,7 +218,8 @@ def _tokenizer_files(
 def _summary(
     config: PreparationConfig, base: Base, encoder: Encoder, prepared: Prepared, digest: str
 ) -> PreparationSummary:
-    samples = prepared.samples[TRAIN]
+    main = main_split(config.spec)
+    samples = prepared.samples[main]
     plan = resolved_plan(
         config.spec,
         PreparedFacts(
@@ -243,18 +239,21 @@ def _summary(
             name=config.dataset.name,
             digest=config.dataset.digest,
             uri=config.dataset.uri,
-            train=len(samples),
+            train=len(prepared.samples[TRAIN]),
             validation=len(prepared.samples[VALIDATION]),
+            test=len(prepared.samples[TEST]),
         ),
         model=ModelStatus(
             name=base.place,
             commit=base.commit,
             architecture=base.facts.architecture,
             parameters=base.facts.parameters,
-            trainable_parameters=base.facts.trainable(config.spec.adapter, plan.rank),
+            trainable_parameters=base.facts.trainable(config.spec.adapter, plan.rank)
+            if config.spec.mode is Mode.TRAIN
+            else 0,
         ),
         plan=plan,
-        truncation=_truncation(prepared.accounts[TRAIN]),
+        truncation=_truncation(prepared.accounts[main]),
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from finetune_trainer.dataset_statistics import histogram
 from finetune_trainer.sample_limits import Account
 from finetune_trainer.snapshot import Rows
+from finetune_trainer.split import TRAIN
 from finetune_trainer.store import FileEntry, Store, canonical_json
 from finetune_trainer.token_spool import SpooledSamples
 
@@ -44,11 +45,13 @@ def write_cache(
     return [store.write(f"tokens/{split}/{name}", content) for name, content in contents.items()]
 
 
-def write_accounts(store: Store, accounts: dict[str, Account], limit: int) -> FileEntry:
-    """Write truncation.json: the training split's numbers on top, every split's below."""
+def write_accounts(
+    store: Store, accounts: dict[str, Account], limit: int, main: str = TRAIN
+) -> FileEntry:
+    """Write truncation.json: the numbers of the split that counts on top, every split's below."""
     splits = {split: told(account, limit) for split, account in accounts.items()}
     return store.write(
-        "truncation.json", canonical_json({**splits["train"], "version": 1, "splits": splits})
+        "truncation.json", canonical_json({**splits[main], "version": 1, "splits": splits})
     )
 
 

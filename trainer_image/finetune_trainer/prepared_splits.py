@@ -13,12 +13,13 @@ from finetune_api.text_settings import Overflow
 from finetune_api.training_settings import ProblemType
 from finetune_trainer.encode import Encoder
 from finetune_trainer.errors import ConfigurationError, DataError
+from finetune_trainer.evaluate_mode import main_split
 from finetune_trainer.model_facts import ModelFacts
 from finetune_trainer.prepared_samples import SplitSource, automatic_limit, spooled_samples
 from finetune_trainer.record import TEXT
 from finetune_trainer.sample_limits import Account, SampleLimits
 from finetune_trainer.snapshot import Rows, Snapshot
-from finetune_trainer.split import SPLITS, TRAIN
+from finetune_trainer.split import SPLITS
 from finetune_trainer.token_spool import SpooledSamples, TokenSpool
 from finetune_trainer.truncation import Limits
 
@@ -58,7 +59,8 @@ def prepared_splits(
     ]
     spools = _encoded(sources, folder, heard)
     _check_vocabulary(spools, facts.vocabulary)
-    lengths = np.sort(spools[TRAIN].table()["length"])
+    main = main_split(spec)
+    lengths = np.sort(spools[main].table()["length"])
     limits = SampleLimits(
         Limits(
             _limit(spec, lengths.tolist(), facts),
@@ -123,18 +125,19 @@ def _limit(spec: ExperimentSpec, lengths: list[int], facts: ModelFacts) -> int:
 
 
 def _check(spec: ExperimentSpec, prepared: Prepared) -> None:
-    account, most = prepared.accounts[TRAIN], spec.tokenizer.max_truncated_share
+    main, most = main_split(spec), spec.tokenizer.max_truncated_share
+    account = prepared.accounts[main]
     share = account.above / len(account.lengths) if len(account.lengths) else 0.0
     if share > most and _overflow(spec) != Overflow.WINDOW:
         raise DataError(
-            f"spec.tokenizer.maxTruncatedShare: {share:.1%} of the training samples exceed "
+            f"spec.tokenizer.maxTruncatedShare: {share:.1%} of the {main} samples exceed "
             f"{prepared.max_length} tokens, allowed are {most:.1%}; raise tokenizer.maxLength, or "
             "allow it",
             reason="TruncationLimit",
         )
-    if not len(prepared.samples[TRAIN]):
+    if not len(prepared.samples[main]):
         raise DataError(
-            "NothingSupervised: no training sample has a supervised token left. Expected: at least "
+            f"NothingSupervised: no {main} sample has a supervised token left. Expected: at least "
             "one. Fix: raise tokenizer.maxLength, check prompt.trainOnRoles and the data's roles.",
             reason="NothingSupervised",
         )
