@@ -46,13 +46,18 @@ def licence_files(base: Path) -> Iterator[tuple[str, bytes]]:
         yield path.name, path.read_bytes()
 
 
-def model_config(base: Path, dtype: str) -> bytes:
-    """Return the base's config.json with the type of the exported weights."""
+def model_config(base: Path, dtype: str | None, rows: int = 0) -> bytes:
+    """Return the base's config.json with type and rows of the weights, where they changed."""
     config = json.loads((base / "config.json").read_bytes())
+    text = config.get("text_config", config)
+    if rows > text.get("vocab_size", rows):
+        text["vocab_size"] = rows
     config.pop("_name_or_path", None)
-    if "torch_dtype" in config:
-        config["torch_dtype"] = dtype
-    return _json(config | {"dtype": dtype})
+    if dtype is not None:
+        config["dtype"] = dtype
+        if "torch_dtype" in config:
+            config["torch_dtype"] = dtype
+    return _json(config)
 
 
 def generation_config(base: Path, end_tokens: list[int]) -> bytes:

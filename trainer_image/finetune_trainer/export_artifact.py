@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,18 +19,25 @@ from finetune_trainer.artifact_files import (
 )
 from finetune_trainer.byte_size import byte_size
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.merge import MergedWeights, SafetensorsFolder, trained_weights
-from finetune_trainer.weight_shards import TensorPlan, shard_stream, shards, weight_index
+from finetune_trainer.merge import SafetensorsFolder, tied_names
+from finetune_trainer.merged_model import merged_weights, tied_weights, write_weights
+from finetune_trainer.model_record import recorded_model
+from finetune_trainer.start_weights import continues
+from finetune_trainer.weight_shards import shard_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from finetune_api.experiment_start import Start
     from finetune_api.run_config import ExportJobConfig
     from finetune_trainer.export_sources import ExportSources
     from finetune_trainer.store import FileEntry, Store
 
-TORCH_DTYPES = {Dtype.BFLOAT16.value: torch.bfloat16, Dtype.FLOAT32.value: torch.float32}
+TORCH_DTYPES = {
+    Dtype.BFLOAT16.value: torch.bfloat16,
+    Dtype.FLOAT16.value: torch.float16,
+    Dtype.FLOAT32.value: torch.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,17 @@ def exports_adapter(config: ExportJobConfig) -> bool:
             "set format Merged",
             reason="InvalidSpec",
         )
+    if wanted and config.start is not None and _merged_before(config.start):
+        raise ConfigurationError(
+            f"spec.format: Adapter, but the adapter of {config.experiment} belongs to a base into "
+            "which other experiments were merged, and fits no published one; set format Merged",
+            reason="InvalidSpec",
+        )
     return wanted
+
+
+def _merged_before(start: Start) -> bool:
+    return any(not continues(one) for one in start.ancestors)
 
 
 def export_dtype(config: ExportJobConfig) -> str:
@@ -86,8 +103,11 @@ def write_artifact(
 
 def _adapter(sources: ExportSources, store: Store) -> list[FileEntry]:
     trained = SafetensorsFolder(sources.checkpoint)
+    twice = tied_names(trained, tied_weights(sources.base))
     plans = [trained.plan(name) for name in trained]
-    return [store.write("adapter_model.safetensors", shard_stream(plans, trained.__getitem__))]
+    plans += [replace(trained.plan(source), name=name) for name, source in twice.items()]
+    stream = shard_stream(plans, lambda name: trained[twice.get(name, name)])
+    return [store.write("adapter_model.safetensors", stream)]
 
 
 def _model(
@@ -96,32 +116,8 @@ def _model(
     store: Store,
     written: Callable[[float], None],
 ) -> list[FileEntry]:
-    merged = MergedWeights(
-        SafetensorsFolder(sources.base),
-        trained_weights(sources.checkpoint),
-        torch_dtype(export_dtype(config)),
-        tied_weights(sources.base),
-    )
-    layout = _layout(merged.plans(), byte_size(config.spec.max_shard_size))
-    total = sum(plan.bytes for plans in layout.values() for plan in plans)
-    files, done = [], 0
-    for name, plans in layout.items():
-        files.append(store.write(name, shard_stream(plans, merged.tensor)))
-        done += sum(plan.bytes for plan in plans)
-        written(done / max(1, total))
-    if len(layout) > 1:
-        files.append(store.write("model.safetensors.index.json", weight_index(layout)))
-    return files
-
-
-def _layout(plans: list[TensorPlan], max_bytes: int) -> dict[str, list[TensorPlan]]:
-    cut = shards(plans, max_bytes)
-    if len(cut) == 1:
-        return {"model.safetensors": cut[0]}
-    return {
-        f"model-{number:05d}-of-{len(cut):05d}.safetensors": part
-        for number, part in enumerate(cut, start=1)
-    }
+    merged = merged_weights(sources.base, sources.checkpoint, torch_dtype(export_dtype(config)))
+    return write_weights(store, merged, byte_size(config.spec.max_shard_size), written)
 
 
 def _companions(
@@ -133,20 +129,8 @@ def _companions(
         yield "adapter_config.json", adapter_config(trained, name, config.model.commit)
     else:
         dtype = str(torch_dtype(export_dtype(config))).removeprefix("torch.")
-        yield "config.json", model_config(sources.base, dtype)
+        rows = recorded_model(sources.checkpoint).vocabulary
+        yield "config.json", model_config(sources.base, dtype, rows)
     yield "generation_config.json", generation_config(sources.base, prompting.end_tokens)
     yield from tokenizer_files(sources.base, prompting.chat_template)
     yield from licence_files(sources.base)
-
-
-def tied_weights(base: Path) -> Mapping[str, str]:
-    """Return the tensors that the architecture takes from others, and from which."""
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
-
-    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    if not getattr(config, "tie_word_embeddings", False):
-        return {}
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    tied: Mapping[str, str] = model.all_tied_weights_keys
-    return tied

@@ -7,23 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.base_model import local_model_folder
-from finetune_trainer.errors import AccessError, ConfigurationError, DataError
+from finetune_api.experiment_start import Start
+from finetune_trainer.errors import AccessError
 from finetune_trainer.mounts import scratch_folder
+from finetune_trainer.start_weights import starting_model
 from finetune_trainer.store import (
     MANIFEST,
-    Manifest,
-    Store,
     download_verified,
-    open_store,
-    read_manifest,
 )
+from finetune_trainer.stored import pinned, stored_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from finetune_api.run_config import ExportJobConfig
-    from finetune_api.storage import Location
 
 OPTIMIZER = "optimizer-"
 PROMPTS, TRUNCATION, TEMPLATE = "prompts.json", "truncation.json", "template.json"
@@ -52,24 +49,18 @@ def export_sources(config: ExportJobConfig) -> ExportSources:
     asked = _json(prepared / PROMPTS)
     return ExportSources(
         checkpoint=_checkpoint(config, scratch / "checkpoint"),
-        base=local_model_folder(
-            experiment.model, experiment.hub, scratch / "base", config.model.commit
-        ),
+        base=starting_model(
+            config.start or Start(base=experiment.model),
+            experiment,
+            config.model.commit,
+            scratch / "base",
+        ).model,
         prompts=asked.get("prompts", ()),
         stop=asked.get("stop", ()),
         template=_json(prepared / TEMPLATE),
         truncation=_json(prepared / TRUNCATION),
         report=_report(config),
     )
-
-
-def stored_at(location: Location, uri: str) -> Store:
-    """Return the store of an address below a location."""
-    root = open_store(location)
-    if uri != root.uri and not uri.startswith(f"{root.uri}/"):
-        raise ConfigurationError(f"{uri}: lies outside of {root.uri}; the storage was changed")
-    inside = uri[len(root.uri) :].strip("/")
-    return root.child(inside) if inside else root
 
 
 def _checkpoint(config: ExportJobConfig, folder: Path) -> Path:
@@ -79,7 +70,7 @@ def _checkpoint(config: ExportJobConfig, folder: Path) -> Path:
             f"{store.uri}: the checkpoint is gone; choose another in source.experiment.checkpoint",
             reason="CheckpointNotFound",
         )
-    manifest = _pinned(store, config.checkpoint.digest)
+    manifest = pinned(store, config.checkpoint.digest)
     wanted = [file.name for file in manifest.files if not file.name.startswith(OPTIMIZER)]
     download_verified(store, manifest, folder, wanted)
     return folder
@@ -87,7 +78,7 @@ def _checkpoint(config: ExportJobConfig, folder: Path) -> Path:
 
 def _prepared(config: ExportJobConfig, folder: Path) -> Path:
     store = stored_at(config.checkpoint_location, config.prepared_uri)
-    manifest = _pinned(store, config.prepared_digest)
+    manifest = pinned(store, config.prepared_digest)
     present = {file.name for file in manifest.files}
     names = [name for name in (PROMPTS, TRUNCATION, TEMPLATE) if name in present]
     download_verified(store, manifest, folder, names)
@@ -99,17 +90,6 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = json.loads(path.read_bytes())
     return content
-
-
-def _pinned(store: Store, digest: str) -> Manifest:
-    manifest = read_manifest(store)
-    if manifest.digest != digest:
-        raise DataError(
-            f"{store.uri}: its manifest is {manifest.digest[:19]}…, recorded was {digest[:19]}…; "
-            "restore it, or run the experiment again",
-            reason="DigestMismatch",
-        )
-    return manifest
 
 
 def _report(config: ExportJobConfig) -> dict[str, Any]:

@@ -64,13 +64,13 @@ class Quantiser:
         return layer
 
     def seen(self, weight: Tensor) -> Tensor:
-        """Return float32 [M, K]: the weight as products with its quantised form see it."""
+        """Return float32 [M, K]: a weight, in the type it is loaded in, as products see it."""
         import bitsandbytes.functional as bnb  # noqa: PLC0415
 
         if self.kind is Quantization.INT8:
             codes, scales, _ = bnb.int8_vectorwise_quant(weight.to(torch.float16))
             return torch.as_tensor(codes.float() * (scales.float()[:, None] / 127))
-        codes, state = bnb.quantize_4bit(weight.to(self.compute), blocksize=64, **self._four_bit())
+        codes, state = bnb.quantize_4bit(weight.contiguous(), blocksize=64, **self._four_bit())
         whole: Tensor = bnb.dequantize_4bit(codes, state)
         return whole.float()
 

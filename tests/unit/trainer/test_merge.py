@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -19,14 +20,25 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from finetune_trainer.export_artifact import tied_weights
+from finetune_api.training_settings import Adapter, AdapterType, Model, Quantization
+from finetune_trainer.adapter import Trained, adapter_config, saved_name, trainable_model
+from finetune_trainer.adapter_targets import saved_modules
+from finetune_trainer.artifact_files import model_config
 from finetune_trainer.merge import (
     MergedWeights,
     MergeFailedError,
     SafetensorsFolder,
     trained_weights,
 )
+from finetune_trainer.merged_model import merged_weights, tied_weights, write_weights
+from finetune_trainer.model_record import ModelRecord
+from finetune_trainer.path_store import PathStore
+from finetune_trainer.quantisation import quantise, quantiser
+from finetune_trainer.vocabulary import NewRow
 from finetune_trainer.weight_shards import TensorPlan
+from toy_llama import VOCABULARY, toy_llama_folder
+
+NEW = [NewRow(VOCABULARY, [4, 6]), NewRow(VOCABULARY + 1, [5])]
 
 # PEFT 0.21 still asks transformers 5 by the old name.
 pytestmark = pytest.mark.filterwarnings(
@@ -126,8 +138,8 @@ def test_adapters_with_settings_the_merge_does_not_know_are_refused(tmp_path: Pa
     model = llama()
     trained(model, tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
-    with pytest.raises(MergeFailedError, match="use_dora"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rank_pattern": {"q_proj": 2}}))
+    with pytest.raises(MergeFailedError, match="rank_pattern"):
         trained_weights(tmp_path / "checkpoint")
 
 
@@ -142,3 +154,109 @@ def test_planning_reads_no_tensor_and_keeps_whole_numbers(tmp_path: Path):
         TensorPlan("counts", torch.int64, (2,)),
         TensorPlan("weight", torch.float32, (2,)),
     ]
+
+
+TIED = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+
+
+def written(merged: MergedWeights, base: Path, folder: Path, rows: int = 0) -> PreTrainedModel:
+    """Return what plain transformers loads from a merged model's files."""
+    folder.mkdir()
+    files = write_weights(PathStore(folder, "x"), merged, 20_000, lambda _: None)
+    assert len(files) > 1
+    (folder / "config.json").write_bytes(model_config(base, "float32", rows))
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def live(folder: Path, *, tied: bool, kind: str = "None", rows=(), **adapter):
+    """Train nothing, but move every trained tensor; write the checkpoint; return the model."""
+    base, checkpoint = folder / "base", folder / "checkpoint"
+    toy_llama_folder(base, tied=tied)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    settings = Adapter(**adapter)
+    how = quantiser(Quantization(kind), Model(name="lab/toy"), torch.float32)
+    if how is not None:
+        quantise(model, how, torch.device("cpu"), saved_modules(model, settings))
+    model = trainable_model(model, Trained(settings, rank=4, alpha=8.0, seed=5, rows=rows)).eval()
+    generator = torch.Generator().manual_seed(9)
+    saved = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+            saved[saved_name(name)] = parameter.detach().clone()
+    checkpoint.mkdir()
+    save_file(saved, checkpoint / "trainable-00000-of-00001.safetensors")
+    config = adapter_config(model, "base")
+    if config is not None:
+        (checkpoint / "adapter_config.json").write_text(json.dumps(config))
+    whole = tuple(settings.modules_to_save or ())
+    vocabulary = model.config.vocab_size
+    record = ModelRecord(quantization=kind, held="Float32", whole=whole, vocabulary=vocabulary)
+    (checkpoint / "state.json").write_text(json.dumps({"model": record.as_json()}))
+    return model, base, checkpoint
+
+
+@TIED
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="LoRA"),
+        pytest.param({"rslora": True, "layers": [1]}, id="rsLoRA on one block"),
+        pytest.param({"type": AdapterType.DORA}, id="DoRA"),
+        pytest.param({"modules_to_save": ["norm", "lm_head"]}, id="norm and head in full"),
+        pytest.param({"modules_to_save": ["layers.0.mlp"], "kind": "NF4"}, id="NF4, an mlp whole"),
+        pytest.param({"kind": "FP4"}, id="FP4"),
+        pytest.param({"kind": "NF4", "type": AdapterType.DORA}, id="NF4 and DoRA"),
+        pytest.param({"kind": "NF4", "target_modules": ["q_proj"]}, id="NF4, few targets"),
+        pytest.param({"rows": NEW}, id="new rows"),
+        pytest.param({"rows": NEW, "modules_to_save": ["embed_tokens"]}, id="rows and embeddings"),
+        pytest.param({"rows": NEW, "type": AdapterType.NONE}, id="full training with new rows"),
+    ],
+)
+def test_a_merged_model_computes_what_the_trained_one_computes(tmp_path: Path, settings, tied):
+    model, base, checkpoint = live(tmp_path, tied=tied, **settings)
+    rows = VOCABULARY + 2 if "rows" in settings else VOCABULARY
+    found = written(merged_weights(base, checkpoint, torch.float32), base, tmp_path / "m", rows)
+    tokens = torch.cat((torch.arange(2, 20), torch.arange(VOCABULARY, rows)))[None]
+    expected = model(input_ids=tokens).logits
+    assert found.get_input_embeddings().weight.shape[0] == rows
+    assert (found.lm_head.weight is found.model.embed_tokens.weight) == tied
+    torch.testing.assert_close(found(input_ids=tokens).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_8_bit_base_is_merged_as_its_adapter_saw_it(tmp_path: Path):
+    model, base, checkpoint = live(tmp_path, tied=False, kind="Int8")
+    tokens = torch.arange(2, 20)[None]
+    expected = model(input_ids=tokens).logits
+    seen = written(merged_weights(base, checkpoint, torch.float32), base, tmp_path / "m")
+    # Products with 8 bits round their inputs too: the merged model is close, not equal.
+    torch.testing.assert_close(seen(input_ids=tokens).logits, expected, rtol=0.1, atol=0.1)
+
+
+def test_the_original_base_is_taken_where_it_is_asked_for(tmp_path: Path):
+    _, base, checkpoint = live(tmp_path, tied=False, kind="NF4")
+    name = "model.layers.0.mlp.up_proj.weight"
+    update = trained_weights(checkpoint).updates[name]
+    plain = load_file(base / "model.safetensors")[name]
+    original = merged_weights(base, checkpoint, torch.float32, original=True).tensor(name)
+    torch.testing.assert_close(original, update.of(plain))
+    seen = merged_weights(base, checkpoint, torch.float32).tensor(name)
+    assert not torch.allclose(seen, original, atol=1e-4)
+
+
+def test_without_a_type_only_changed_tensors_become_32_bit(tmp_path: Path):
+    _, base, checkpoint = live(tmp_path, tied=False, target_modules=["q_proj"])
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model.save_pretrained(base)
+    found = merged_weights(base, checkpoint, None)
+    kinds = {plan.name: plan.dtype for plan in found.plans()}
+    wide = {name for name, dtype in kinds.items() if dtype is torch.float32}
+    assert wide == {f"model.layers.{n}.self_attn.q_proj.weight" for n in range(2)}
+    assert all(found.tensor(name).dtype is dtype for name, dtype in kinds.items())
+
+
+def test_a_table_of_another_size_is_refused_unless_the_run_grew_it(tmp_path: Path):
+    _, base, checkpoint = live(tmp_path, tied=False, type=AdapterType.NONE, rows=NEW)
+    (checkpoint / "state.json").unlink()
+    with pytest.raises(MergeFailedError, match="embed_tokens"):
+        merged_weights(base, checkpoint, torch.float32).tensor("model.embed_tokens.weight")
