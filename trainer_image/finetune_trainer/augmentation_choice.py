@@ -15,42 +15,31 @@ from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.exchanges import USER
 from finetune_trainer.prepared_samples import CHUNK, batch_of, messages_of
 from finetune_trainer.rendering import Rendering
+from finetune_trainer.split import TRAIN
 
 if TYPE_CHECKING:
+    from finetune_api.finetune_experiment import ExperimentSpec
     from finetune_api.text_settings import Augmentation
     from finetune_trainer.run_tokenizer import RunTokenizer
-    from finetune_trainer.snapshot import Rows
+    from finetune_trainer.snapshot import Rows, Snapshot
     from finetune_trainer.token_spool import SpooledSamples
 
+RANDOM = "randomParentProbability"
 RESERVED = re.compile("reserved|unused", re.IGNORECASE)
 """Names of ids that a vocabulary keeps free."""
 
 
-def check_exchanges(
-    settings: Augmentation | None, rows: Rows, encoder: Encoder, system: str | None
-) -> None:
+def check_exchanges(spec: ExperimentSpec, snapshot: Snapshot, encoder: Encoder) -> None:
     """Refuse to leave exchanges out where that is not what the template makes of fewer turns.
 
     A template that folds the system text into the first turn, for instance, would lose it. Every
     conversation is rendered without its first exchange and compared id by id.
     """
-    if settings is None:
-        return
-    name = next(
-        (
-            name
-            for name, share in (
-                ("skipParentProbability", settings.skip_parent_probability),
-                ("randomParentProbability", settings.random_parent_probability),
-            )
-            if share
-        ),
-        "",
-    )
-    if not name:
+    name, rows = _asked(spec.augmentation), snapshot.splits.get(TRAIN)
+    if not name or rows is None:
         return
     found = 0
-    for whole, shorter in _pairs(rows, encoder, system):
+    for whole, shorter in _pairs(rows, encoder, spec.prompt.system):
         found += 1
         starts = [at for at, role in whole.turns if role == USER]
         if len(starts) < 2 or not np.array_equal(_without_first(whole, starts), shorter.ids):
@@ -60,13 +49,22 @@ def check_exchanges(
                 "system text into it; set prompt.system, prompt.template ChatML, or remove it",
                 reason="TemplateUnsuitable",
             )
-    if not found or (settings.random_parent_probability and len(set(rows.groups)) < 2):
+    if not found or (name == RANDOM and len(set(rows.groups)) < 2):
         raise ConfigurationError(
             f"spec.augmentation.{name}: the training records are "
             f"{'single turns' if not found else 'one conversation tree'}, so it cannot act; "
             "remove it",
             reason="DeadSetting",
         )
+
+
+def _asked(settings: Augmentation | None) -> str:
+    """Return the field that moves exchanges, or nothing; the one that needs several trees first."""
+    if settings is None:
+        return ""
+    if settings.random_parent_probability:
+        return RANDOM
+    return "skipParentProbability" if settings.skip_parent_probability else ""
 
 
 def mask_token(tokenizer: RunTokenizer, samples: SpooledSamples) -> int:

@@ -17,9 +17,10 @@ from finetune_api.experiment_status import DatasetPin, ModelStatus, Truncation
 from finetune_api.presets import preset_of
 from finetune_api.run_outcome import PreparationSummary
 from finetune_api.training_settings import Mode
+from finetune_trainer.augmentation_choice import check_exchanges
 from finetune_trainer.base_model import local_model_folder, model_place, resolved_commit
 from finetune_trainer.encode import Encoder
-from finetune_trainer.errors import AccessError, ConfigurationError, DataError
+from finetune_trainer.errors import AccessError, ConfigurationError
 from finetune_trainer.evaluate_mode import main_split, of_mode
 from finetune_trainer.model_facts import ModelFacts, model_facts
 from finetune_trainer.mounts import scratch_folder
@@ -32,9 +33,11 @@ from finetune_trainer.prepared_splits import Prepared, prepared_splits
 from finetune_trainer.prompts import sample_prompts, stop_ids
 from finetune_trainer.record import TEXT
 from finetune_trainer.resolved_plan import PreparedFacts, resolved_plan
+from finetune_trainer.run_records import run_records
 from finetune_trainer.run_tokenizer import RunTokenizer, run_tokenizer
+from finetune_trainer.sample_choices import SampleChoices, sample_choices
 from finetune_trainer.sample_limits import Account
-from finetune_trainer.snapshot import Snapshot, read_snapshot
+from finetune_trainer.snapshot import Snapshot
 from finetune_trainer.split import SPLITS, TEST, TRAIN, VALIDATION
 from finetune_trainer.store import (
     FileEntry,
@@ -42,7 +45,6 @@ from finetune_trainer.store import (
     canonical_json,
     free_folder,
     open_store,
-    store_at,
     write_manifest,
 )
 from finetune_trainer.supervision import Supervision
@@ -77,12 +79,11 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
     base = _base(config)
     with tempfile.TemporaryDirectory(dir=_scratch()) as name:
         folder = Path(name)
-        snapshot = of_mode(config.spec, _snapshot(config, folder / "snapshot"))
+        snapshot = of_mode(config.spec, run_records(config, folder / "snapshot"))
         check_text_settings(config.spec, snapshot.record_type)
         tokenizer = run_tokenizer(config.spec, base.folder, folder)
         encoder = _encoder(config.spec, tokenizer.tokenizer, snapshot)
-        train, system = snapshot.splits[TRAIN], config.spec.prompt.system
-        check_exchanges(config.spec.augmentation, train, encoder, system)
+        check_exchanges(config.spec, snapshot, encoder)
         report.progress(0.2)
         prepared = prepared_splits(
             config.spec,
@@ -111,7 +112,7 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
         samples={split: len(prepared.samples[split]) for split in SPLITS},
     )
     report.artifact("prepared", store.uri, digest, sum(entry.bytes for entry in entries))
-    return _summary(config, base, encoder, prepared, digest)
+    return _summary(config, base, encoder, prepared, digest, choices)
 
 
 def _base(config: PreparationConfig) -> Base:
@@ -216,7 +217,12 @@ def _tokenizer_files(
 
 
 def _summary(
-    config: PreparationConfig, base: Base, encoder: Encoder, prepared: Prepared, digest: str
+    config: PreparationConfig,
+    base: Base,
+    encoder: Encoder,
+    prepared: Prepared,
+    digest: str,
+    choices: SampleChoices,
 ) -> PreparationSummary:
     main = main_split(config.spec)
     samples = prepared.samples[main]
@@ -232,6 +238,10 @@ def _summary(
             seed=config.seed,
             shape=base.facts.shape,
             trained=base.facts.trainable(config.spec.adapter, preset_of(config.spec).rank),
+            mask_token=choices.mask_token,
+            sources=choices.sources,
+            weights=choices.weights,
+            cache=choices.cache,
         ),
     )
     return PreparationSummary(

@@ -41,7 +41,7 @@ def write_cache(
     }
     if rows is not None:
         contents["turns.bin"] = _bytes(samples.turns(), "<i8")
-        contents["groups.bin"] = _groups(rows, samples).astype("<u4").tobytes()
+        contents["groups.bin"] = groups_of(rows, samples).astype("<u4").tobytes()
     return [store.write(f"tokens/{split}/{name}", content) for name, content in contents.items()]
 
 
@@ -84,7 +84,7 @@ def _bytes(arrays: Iterable[NDArray[Any]], dtype: str) -> Iterator[bytes]:
         yield array.astype(dtype, copy=False).tobytes()
 
 
-def _groups(rows: Rows, samples: SpooledSamples) -> NDArray[np.int64]:
+def groups_of(rows: Rows, samples: SpooledSamples) -> NDArray[np.int64]:
     """Return the number of every sample's tree, by first appearance."""
     numbers: dict[str, int] = {}
     groups = getattr(rows, "groups", ()) or rows.ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -57,8 +57,8 @@ class PreparedFacts:
     sources: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     weights: tuple[float, ...] = ()
     """weights of the sources that `sources` numbers; empty = every sample once per epoch."""
-    cache: Callable[[], TokenCache] | None = None
-    """cache returns the training samples, for augmentations that change their lengths."""
+    cache: TokenCache | None = None
+    """cache of the training samples, where steps are counted in tokens that augmentation changes"""
 
 
 def ranks_of(spec: ExperimentSpec) -> int:
@@ -190,10 +190,7 @@ def _steps(
         padded=batches.batching == Batching.PADDED,
         changes=changes(spec, augmentation, facts.weights),
     )
-    augmented = None
-    if tokens and augmentation.acts and facts.cache is not None:
-        # Only steps of tokens depend on what an epoch does to lengths.
-        augmented = AugmentedSamples(facts.cache(), augmentation).of
+    augmented = AugmentedSamples(facts.cache, augmentation).of if facts.cache else None
     mixture = Mixture(facts.sources, facts.weights) if facts.weights else None
     return Plan(facts.lengths, facts.supervised, settings, augmented, mixture)
 
