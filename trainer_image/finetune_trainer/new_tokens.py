@@ -55,6 +55,14 @@ def grown(tokenizer: TextTokenizer, spec: ExperimentSpec) -> tuple[TextTokenizer
     backend.add_tokens([_added(token, special=False) for token in listed])
     special = replace(tokenizer.special, all=tokenizer.special.all | set(markers))
     ids = backend.get_vocab(with_added_tokens=True)
+    lost = [token for token in listed if backend.decode([ids[token]]).strip() != token.strip()]
+    if lost:
+        # A byte-level decoder takes Latin letters inside an added token for bytes.
+        raise ConfigurationError(
+            f"spec.tokenizer.additionalTokens: this tokenizer cannot write {', '.join(lost)} back "
+            "as text; use ASCII characters",
+            reason="InvalidSpec",
+        )
     new = [NewToken(token, ids[token], tuple(tokenizer.ids(token))) for token in fresh]
     return replace(tokenizer, backend=backend, special=special), new
 

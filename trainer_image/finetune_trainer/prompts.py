@@ -30,8 +30,9 @@ def stop_ids(encoder: Encoder) -> list[int]:
     behind = encoder.tokenizer.ids(encoder.answer_end().strip())
     end = encoder.tokenizer.backend.token_to_id(encoder.tokenizer.special.end)
     # Several ids spell an end in plain text; none of them alone would mean it.
-    single = behind if len(behind) == 1 else []
-    return sorted({*single, *([] if end is None else [end])})
+    texts = [behind, *(encoder.tokenizer.ids(text) for text in encoder.template.stops)]
+    single = {ids[0] for ids in texts if len(ids) == 1}
+    return sorted(single | ({end} if end is not None else set()))
 
 
 def _prompt(
