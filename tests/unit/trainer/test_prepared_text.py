@@ -276,7 +276,7 @@ def test_documents_above_the_limit_follow_the_policy(bench, written, overflow, s
 )
 def test_settings_of_conversations_are_refused_for_documents(bench, spec):
     documents(bench)
-    (block, fields), name = next(iter(spec.items())), list(next(iter(spec.values())))[-1]
+    block, name = next(iter(spec)), list(next(iter(spec.values())))[-1]
     error = bench.refused(ConfigurationError, problemType="Pretraining", **spec)
     assert (error.reason, f"spec.{block}.{name}: " in str(error)) == ("DeadSetting", True)
 
