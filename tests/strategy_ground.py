@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_api.training_settings import Adapter, AdapterType, Training
+from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.data import rank_step
 from finetune_trainer.distributed import Signs, World, join_world, leave_world
 from finetune_trainer.engine import Engine
 from finetune_trainer.guarded_update import GuardedUpdate
-from finetune_trainer.model import load_base, trainable_model
+from finetune_trainer.model import load_base
 from finetune_trainer.optim import optimizer_recipe
 from finetune_trainer.pieces import Piece, fill, whole
 from finetune_trainer.plan import Plan, PlanSettings
@@ -43,7 +44,7 @@ def toy_parts(folder: Path, *, full: bool) -> tuple:
     """Return task and optimizer builder of a toy that lies in `folder`."""
     base = load_base(folder, torch.float32)
     kind = AdapterType.NONE if full else AdapterType.LORA
-    trained = trainable_model(base, Adapter(type=kind), rank=4, alpha=8.0, seed=5)
+    trained = trainable_model(base, Trained(Adapter(type=kind), rank=4, alpha=8.0, seed=5))
     recipe = optimizer_recipe(trained, TRAINING, PEAK)
 
     def update(named: Any) -> GuardedUpdate:

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from finetune_api.training_settings import Adapter, AdapterType, Training
+from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import Engine
 from finetune_trainer.guarded_update import GuardedUpdate
-from finetune_trainer.model import load_base, trainable_model
+from finetune_trainer.model import load_base
 from finetune_trainer.optim import optimizer_recipe
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from toy_llama import toy_llama_folder
@@ -24,7 +25,7 @@ def toy_engine(
     kind = AdapterType.NONE if full else AdapterType.LORA
     base = load_base(toy_llama_folder(folder / "toy", **model), torch.float32)
     adapter = Adapter(type=kind, dropout=dropout)
-    trained = trainable_model(base, adapter, rank=4, alpha=8.0, seed=5)
+    trained = trainable_model(base, Trained(adapter, rank=4, alpha=8.0, seed=5))
     task = CausalLanguageModelling(trained, 5)
     recipe = optimizer_recipe(trained, Training(), peak)
     update = lambda named: GuardedUpdate(recipe(named), torch.device("cpu"), keep_flag=True)  # noqa: E731

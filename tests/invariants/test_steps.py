@@ -11,7 +11,7 @@ import finetune_trainer.run  # noqa: F401 - loaded once, then inherited by every
 from finetune_trainer.data import micro_batch, rank_step
 from finetune_trainer.engine import Engine
 from finetune_trainer.losses import token_weight
-from finetune_trainer.model import probe
+from finetune_trainer.probes import probe
 from finetune_trainer.plan import Plan, PlanSettings
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from finetune_trainer.tensor_file import read_tensors

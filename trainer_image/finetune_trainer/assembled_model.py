@@ -9,9 +9,16 @@ import torch
 from torch import nn
 
 from finetune_api.run_config import TrainingConfig
-from finetune_api.training_settings import AdapterType, Dtype, NonFinitePolicy, Quantization
+from finetune_api.run_policy import Strategy
+from finetune_api.training_settings import (
+    AdapterType,
+    Dtype,
+    NonFinitePolicy,
+    Quantization,
+)
 from finetune_trainer.activation_memory import checkpoint_layers, layers_for_device
 from finetune_trainer.adapter import Trained, trainable_model
+from finetune_trainer.adapter_targets import saved_modules
 from finetune_trainer.base_form import BaseForm, base_form, proven_form, run_type
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import BuildUpdate, Engine
@@ -56,9 +63,12 @@ def _base(config: TrainingConfig, form: BaseForm, folder: RankFolder, device: to
     if spec.adapter.type is AdapterType.NONE:
         dtype = torch.float32  # masters; arithmetic is in the compute type by autocast
     base = form.model(folder.model, dtype)
-    chosen = quantiser(Quantization(config.plan.quantization), spec.model, run_type(config, device))
+    compute, kind = run_type(config, device), Quantization(config.plan.quantization)
+    # Sharding cuts tensors of one floating type only.
+    sharded = config.plan.strategy == Strategy.FSDP
+    chosen = quantiser(kind, spec.model, compute, compute if sharded else torch.uint8)
     if chosen is not None:
-        quantise(base, chosen, device, spec.adapter.modules_to_save or ())
+        quantise(base, chosen, device, saved_modules(base, spec.adapter))
     return base.to(device)
 
 

@@ -21,8 +21,8 @@ from finetune_trainer.stored import pinned, stored_at
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from finetune_api.experiment_status import PlanStatus
     from finetune_api.experiment_start import Ancestor, Start
+    from finetune_api.experiment_status import PlanStatus
     from finetune_api.finetune_experiment import ExperimentSpec
 
 OPTIMIZER, GENERATION = "optimizer-", "generation_config.json"

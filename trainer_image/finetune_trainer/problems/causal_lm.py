@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune_trainer.counter_dropout import DRAWS
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.noise import noisy
 from finetune_trainer.plan import DROPOUT, mix
@@ -37,6 +38,7 @@ class CausalLanguageModelling(nn.Module):
         """Return float32[]: the micro-batch's share of the step's loss."""
         # Dropout is drawn anew per micro-batch, alike at every world size and after a resume.
         torch.manual_seed(mix(self._seed, DROPOUT, batch.step, batch.number))
+        DRAWS.set(self._seed, batch.step, batch.number)
         hidden, head = self.hidden(batch), self._head_layer
         if type(head) is nn.Linear and head.bias is None:
             return row_cross_entropy(hidden, head.weight, batch.labels, batch.weights, self._form)
