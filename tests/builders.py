@@ -166,6 +166,12 @@ def progress(phase: str, **fields: Any) -> Progress:
     return Progress(run=f"{UIDS[EXPERIMENT]}/1", phase=phase, **fields)
 
 
+def child(plan: Plan, kind: str) -> Manifest:
+    """Return the child of a kind that a plan applies."""
+    [found] = [one for one in plan.apply if one["kind"] == kind]
+    return found
+
+
 def condition(plan_or_status: Plan | Manifest, name: str) -> tuple[str, str]:
     """Return status and reason of a condition."""
     status = plan_or_status.status if isinstance(plan_or_status, Plan) else plan_or_status

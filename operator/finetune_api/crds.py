@@ -79,7 +79,7 @@ SERVED_KINDS: dict[str, ServedKind] = {
             ("split", "checks", "limits", "statistics", "license"),
             ("hub", "storage"),
         ),
-        place=("compute", "scheduling"),
+        place=("compute", "scheduling", "networkPolicy"),
     ),
     EXPERIMENT: ServedKind(
         model=FineTuneExperiment,
@@ -108,7 +108,10 @@ SERVED_KINDS: dict[str, ServedKind] = {
             ("evaluation", "generation"),
             ("hub", "storage"),
         ),
-        place=("compute", "deepspeed", "fsdp", "scheduling", "checkpoint", "tracking"),
+        place=(
+            *("compute", "deepspeed", "fsdp", "scheduling", "networkPolicy"),
+            *("checkpoint", "tracking"),
+        ),
         control=("runPolicy", "rerun", "rerunFrom"),
     ),
     EXPORT: ServedKind(
@@ -131,7 +134,7 @@ SERVED_KINDS: dict[str, ServedKind] = {
             ("targets", "verification"),
             ("hub", "storage"),
         ),
-        place=("compute", "scheduling"),
+        place=("compute", "scheduling", "networkPolicy"),
     ),
 }
 

@@ -12,6 +12,7 @@ from finetune_api.dataset_status import (
     DatasetStatus,
 )
 from finetune_api.meta import ApiModel, Column, Name, ObjectMeta, Quantity, Rule
+from finetune_api.network_policy import NetworkPolicy
 from finetune_api.run_policy import Compute, RunPolicy, Scheduling
 from finetune_api.storage import Hub, Storage
 
@@ -180,6 +181,8 @@ class DatasetSpec(ApiModel):
     """compute is what the pod runs and needs."""
     scheduling: Scheduling = Scheduling()
     """scheduling is where the pod is placed."""
+    network_policy: NetworkPolicy = NetworkPolicy()
+    """networkPolicy is who may connect to the pods, and where these may connect to."""
     run_policy: RunPolicy = RunPolicy()
     """runPolicy holds suspension, deadlines and retries."""
     rerun: Name | None = None

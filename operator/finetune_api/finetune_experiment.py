@@ -9,6 +9,7 @@ from pydantic import Field
 
 from finetune_api.experiment_status import ExperimentStatus
 from finetune_api.meta import ApiModel, Name, ObjectMeta, Rule
+from finetune_api.network_policy import NetworkPolicy
 from finetune_api.run_policy import Scheduling, TrainingCompute, TrainingRunPolicy
 from finetune_api.storage import Hub, Storage
 from finetune_api.strategy_settings import FSDP, DeepSpeed
@@ -85,6 +86,8 @@ class ExperimentSpec(ApiModel):
     """fsdp holds settings of strategy FSDP."""
     scheduling: Scheduling = Scheduling()
     """scheduling is where pods are placed."""
+    network_policy: NetworkPolicy = NetworkPolicy()
+    """networkPolicy is who may connect to the pods, and where these may connect to."""
     run_policy: TrainingRunPolicy = TrainingRunPolicy()
     """runPolicy holds suspension, deadlines and retries."""
     rerun: Name | None = None

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from finetune_api.meta import ApiModel, DnsName, Name, ObjectMeta, Quantity, Rule, Text
+from finetune_api.network_policy import NetworkPolicy
 from finetune_api.run_policy import Compute, RunPolicy, Scheduling
 from finetune_api.status_parts import ObjectStatus
 from finetune_api.storage import S3, Hub, Storage, VolumeClaim
@@ -132,6 +133,8 @@ class ExportSpec(ApiModel):
     """compute is what the pod runs and needs."""
     scheduling: Scheduling = Scheduling()
     """scheduling is where the pod is placed."""
+    network_policy: NetworkPolicy = NetworkPolicy()
+    """networkPolicy is who may connect to the pods, and where these may connect to."""
     run_policy: RunPolicy = RunPolicy()
     """runPolicy holds suspension, deadlines and retries."""
     rerun: Name | None = None

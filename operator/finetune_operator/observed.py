@@ -114,6 +114,8 @@ class Policy:
     addresses_allowed: tuple[str, ...] = ()
     hub_endpoint: str | None = None
     node_lost_seconds: int = 300
+    visitor_namespaces: tuple[str, ...] = ()
+    """visitor_namespaces hold the operator and what scrapes metrics."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def policy_of(settings: Settings) -> Policy:
         models_allowed=settings.models_allowed,
         addresses_allowed=settings.addresses_allowed,
         hub_endpoint=settings.hub_endpoint,
+        visitor_namespaces=(settings.lease_namespace, *settings.monitoring_namespaces),
         node_lost_seconds=settings.node_lost_seconds,
     )
 

@@ -44,6 +44,8 @@ class Settings(BaseModel):
     """addressesAllowed are host patterns for downloads of data; empty = every public host."""
     hub_endpoint: str | None = None
     """hubEndpoint is the hub of objects that name none; absent = the public one."""
+    monitoring_namespaces: tuple[str, ...] = ("monitoring",)
+    """monitoringNamespaces may scrape job pods through their NetworkPolicies."""
     node_lost_seconds: int = Field(default=300, ge=30, le=3600)
     """nodeLostSeconds after which a pod whose deletion is overdue no longer blocks a restart."""
     progress_interval_seconds: float = Field(default=10.0, ge=1.0, le=300.0)

@@ -17,6 +17,10 @@ def _env(says: str, refused: str, *variables: dict[str, Any]) -> Case:
 
 
 EXPERIMENT_CASES = [
+    _of("ways out of an open network", "spec.networkPolicy",
+        networkPolicy={"egressNamespaces": ["judges"]}),
+    _of("a closed network with a way out",
+        networkPolicy={"mode": "Restricted", "egressCidrs": ["10.0.0.0/8"]}),
     _of("a priority in no queue", "spec.scheduling",
         scheduling={"queuePriorityClassName": "high"}),
     _of("model and data are enough"),

@@ -15,6 +15,10 @@ def _of(says: str, refused: str = "", **spec: Any) -> Case:
 
 
 EXPORT_CASES = [
+    _of("ways out of an open network", "spec.networkPolicy",
+        networkPolicy={"egressNamespaces": ["judges"]}),
+    _of("a closed network with a way out",
+        networkPolicy={"mode": "Restricted", "egressCidrs": ["10.0.0.0/8"]}),
     _of("a priority in no queue", "spec.scheduling",
         scheduling={"queuePriorityClassName": "high"}),
     _of("an experiment is enough"),

@@ -26,6 +26,10 @@
 - apiGroups: [""]
   resources: ["services", "configmaps"]
   verbs: ["get", "create", "patch"]
+# who reaches the pods
+- apiGroups: ["networking.k8s.io"]
+  resources: ["networkpolicies"]
+  verbs: ["get", "create", "patch"]
 # why a queue lets a Job wait
 - apiGroups: ["kueue.x-k8s.io"]
   resources: ["workloads"]

@@ -58,6 +58,9 @@ RIGHTS = (
         "", ("services", "configmaps"), ("get", "create", "patch"),
         "rendezvous of ranks and the configuration of a run",
     ),
+    Right(
+        "networking.k8s.io", ("networkpolicies",), ("get", "create", "patch"), "who reaches the pods"
+    ),
     Right("kueue.x-k8s.io", ("workloads",), ("list",), "why a queue lets a Job wait"),
     Right("", ("events",), ("list", "create"), "tell of transitions; why a pod is refused"),
     Right("coordination.k8s.io", ("leases",), ("get", "create", "patch"), "one leader", "own"),

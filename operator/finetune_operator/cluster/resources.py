@@ -21,7 +21,7 @@ LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
 
-MUTABLE_KINDS = frozenset({SERVICES.kind, NETWORK_POLICIES.kind})
+MUTABLE_KINDS = frozenset({SERVICES.kind})
 """Children that are applied again and again; all others are applied once and then left alone."""
 
 _BY_KIND = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_api.names import attempt_job
 from finetune_operator.engines.attempt_engine import Attempt
+from finetune_operator.manifests.attempt_network import attempt_network
 from finetune_operator.manifests.child_job import child_job
 from finetune_operator.manifests.job_pod import JobPod
 from finetune_operator.manifests.rank_pod import rank_pod
@@ -32,6 +33,7 @@ class IndexedJobEngine:
         ranks = rank_pod(of, pod, spec.compute, attempt.policy)
         return (
             rendezvous_service(of),
+            *attempt_network(of, name, spec.network_policy, attempt.policy),
             run_config_map(of, name, attempt.config),
             child_job(of, name, ranks, pods=spec.compute.nodes, queue=spec.scheduling),
         )

@@ -6,6 +6,7 @@ from finetune_api.dataset import Dataset
 from finetune_api.names import DATASET, dataset_job, storage_prefix
 from finetune_api.run_config import DatasetJobConfig
 from finetune_api.storage import Location
+from finetune_operator.manifests.attempt_network import attempt_network
 from finetune_operator.manifests.child_job import child_job
 from finetune_operator.manifests.identity import identity
 from finetune_operator.manifests.job_pod import JobPod, job_pod
@@ -34,4 +35,5 @@ def data_job(of: Owner, dataset: Dataset, location: Location, policy: Policy) ->
         scratch_size=dataset.spec.storage.scratch_size,
     )
     job = child_job(of, name, job_pod(pod, policy), queue=dataset.spec.scheduling)
-    return [run_config_map(of, name, config), job]
+    network = attempt_network(of, name, dataset.spec.network_policy, policy)
+    return [*network, run_config_map(of, name, config), job]

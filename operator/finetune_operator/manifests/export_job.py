@@ -5,6 +5,7 @@ from __future__ import annotations
 from finetune_api.model_export import ModelExport
 from finetune_api.names import export_job as export_job_name
 from finetune_api.run_config import ExportJobConfig
+from finetune_operator.manifests.attempt_network import attempt_network
 from finetune_operator.manifests.child_job import child_job
 from finetune_operator.manifests.job_pod import JobPod, job_pod
 from finetune_operator.manifests.owned import Owner
@@ -32,4 +33,5 @@ def export_job(
         scratch_size=spec.storage.scratch_size,
     )
     job = child_job(of, name, job_pod(pod, policy), queue=spec.scheduling)
-    return [run_config_map(of, name, config), job]
+    network = attempt_network(of, name, spec.network_policy, policy)
+    return [*network, run_config_map(of, name, config), job]

@@ -95,7 +95,7 @@ def test_an_edit_before_the_first_attempt_is_prepared_again() -> None:
     second = published(first, decided)
     assert plan(second).status["preparation"]["attempt"] == 2
     third = published(second, plan(second))
-    assert [child["metadata"]["name"] for child in plan(third).apply] == ["assistant-p1-2"] * 2
+    assert [child["metadata"]["name"] for child in plan(third).apply] == ["assistant-p1-2"] * 3
 
 
 def test_an_edit_takes_back_a_failed_preparation() -> None:
@@ -118,7 +118,8 @@ def test_a_preparation_that_runs_is_stopped_before_its_successor_starts() -> Non
 
 def test_an_attempt_runs_what_was_resolved_and_knows_its_checkpoints() -> None:
     status = prepared(attempt={"number": 2}, checkpoints={"latest": CHECKPOINT | {"attempt": 1}})
-    _, config_map, child = plan(seen(status)).apply
+    answer = plan(seen(status))
+    config_map, child = builders.child(answer, "ConfigMap"), builders.child(answer, "Job")
     config = TrainingConfig.model_validate_json(config_map["data"][CONFIG_KEY])
     assert (config.ranks, config.grain, config.plan.total_steps) == (2, 2, 100)
     assert config.identity.run == "uid-experiment/2"
@@ -128,7 +129,7 @@ def test_an_attempt_runs_what_was_resolved_and_knows_its_checkpoints() -> None:
 
 def test_the_grace_period_covers_three_times_the_slowest_save() -> None:
     status = prepared(attempt={"number": 2}, checkpoints={"saveSeconds": 50.0})
-    pod_spec = plan(seen(status)).apply[2]["spec"]["template"]["spec"]
+    pod_spec = builders.child(plan(seen(status)), "Job")["spec"]["template"]["spec"]
     assert pod_spec["terminationGracePeriodSeconds"] == 150
 
 

@@ -106,7 +106,7 @@ def test_a_dataset_that_is_suspended_from_the_start_makes_nothing() -> None:
 def test_the_operators_default_is_where_results_go_when_the_spec_is_silent() -> None:
     policy = Policy(image="x", default_location=builders.DEFAULT_LOCATION, addresses_allowed=("a",))
     silent = our_object(DATASET, status={"attempt": {"number": 1}}, storage={})
-    config_map, _ = plan(observed(DATASET, silent, policy=policy)).apply
+    config_map = builders.child(plan(observed(DATASET, silent, policy=policy)), "ConfigMap")
     config = DatasetJobConfig.model_validate_json(config_map["data"][CONFIG_KEY])
     assert config.location == builders.DEFAULT_LOCATION
     assert config.prefix == "datasets/lab/questions-uid-dataset"

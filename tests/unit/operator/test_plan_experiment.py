@@ -47,14 +47,14 @@ from observed_runs import (
         pytest.param(with_dataset(None), "Preparing", 0, 0, id="no dataset"),
         pytest.param(with_dataset(our_object(DATASET)), "Preparing", 0, 0, id="dataset not ready"),
         pytest.param(seen(), "Preparing", 0, 0, id="preparation recorded first"),
-        pytest.param(seen(preparing()), "Preparing", 2, 0, id="then its children"),
+        pytest.param(seen(preparing()), "Preparing", 3, 0, id="then its children"),
         pytest.param(
             seen(preparing(), job(EXPERIMENT, 1, pod(), **PREPARE_JOB)),
             "Preparing", 0, 0, id="preparation runs",
         ),
         pytest.param(seen(prepared()), "Queued", 0, 0, id="attempt recorded first"),
         pytest.param(
-            seen(prepared(attempt={"number": 1})), "Queued", 3, 0, id="then service, config, job"
+            seen(prepared(attempt={"number": 1})), "Queued", 4, 0, id="then all four"
         ),
         pytest.param(
             seen(prepared(attempt={"number": 1}), running(*PENDING)), "Queued", 0, 0, id="no node"

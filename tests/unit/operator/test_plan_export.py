@@ -69,7 +69,9 @@ def test_the_chosen_checkpoint_is_exported(choice: str, digest: str) -> None:
     source = {"experiment": {"name": "assistant", "checkpoint": choice}}
     export = our_object(EXPORT, status=RECORDED, source=source)
     decided = plan(observed(EXPORT, export, references={SOURCE: experiment}))
-    config = ExportJobConfig.model_validate_json(decided.apply[0]["data"][CONFIG_KEY])
+    config = ExportJobConfig.model_validate_json(
+        builders.child(decided, "ConfigMap")["data"][CONFIG_KEY]
+    )
     assert config.checkpoint.digest == digest
     assert (config.baseline, config.metrics) == (
         {"perplexity_corpus": 9.0}, {"perplexity_corpus": 3.0},
@@ -132,7 +134,9 @@ def test_the_card_gets_the_license_of_the_data_that_was_trained_on(
     known = {SOURCE: builders.complete_experiment(), builders.key(DATASET): dataset}
     export = our_object(EXPORT, status=RECORDED)
     decided = plan(observed(EXPORT, export, references=known))
-    config = ExportJobConfig.model_validate_json(decided.apply[0]["data"][CONFIG_KEY])
+    config = ExportJobConfig.model_validate_json(
+        builders.child(decided, "ConfigMap")["data"][CONFIG_KEY]
+    )
     assert config.dataset_license == license_of
 
 

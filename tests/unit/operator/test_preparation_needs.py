@@ -84,8 +84,8 @@ def test_the_job_reads_every_snapshot_that_was_pinned() -> None:
         update={"metadata": held_out.metadata.model_copy(update={"name": "held-out"})}
     )
     observed = asked({named(DATASET, "held-out"): held_out}, dataset=data)
-    children = plan(builders.published(observed, plan(observed))).apply
-    config = json.loads(children[0]["data"]["config.json"])
+    answer = plan(builders.published(observed, plan(observed)))
+    config = json.loads(builders.child(answer, "ConfigMap")["data"]["config.json"])
     assert config["validation"]["digest"] == digest("9")
     assert config["validation"]["name"] == "held-out"
 

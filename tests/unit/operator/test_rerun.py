@@ -117,9 +117,9 @@ def test_a_run_that_goes_on_keeps_its_preparation_and_its_checkpoints() -> None:
         complete(RerunFrom.LAST_CHECKPOINT), plan(complete(RerunFrom.LAST_CHECKPOINT))
     )
     observed = published(observed, plan(observed))
-    children = plan(observed).apply
-    assert '"preparedRevision":1' in children[1]["data"]["config.json"]
-    assert '"revision":2' in children[1]["data"]["config.json"]
+    config = builders.child(plan(observed), "ConfigMap")["data"]["config.json"]
+    assert '"preparedRevision":1' in config
+    assert '"revision":2' in config
 
 
 def test_without_a_checkpoint_to_go_on_from_it_begins_at_the_start() -> None:
