@@ -91,8 +91,21 @@ SPEED = (
         (("median", q.MEDIAN_STEP), ("95 %", q.SLOW_STEP)),
     ),
     Panel(
+        "Phases of a step", "Mean seconds of a step by phase, on the device. Data beyond a few "
+        "percent means that the GPU waits for the host.", "s", (("{{phase}}", q.PHASES),),
+    ),
+    Panel(
+        "Use of the hardware", "Model FLOPs against the datasheet's peak (GPUs only), tokens "
+        "against the room in micro-batches, padding, and how much heavier the heaviest rank is.",
+        "percentunit",
+        (
+            ("MFU", q.MFU), ("fill", q.FILL), ("padding", q.PADDING), ("imbalance", q.IMBALANCE),
+        ),
+        width=12,
+    ),
+    Panel(
         "Memory", "Memory of rank 0 by kind; the limit of the pod ends the run when it is "
-        "reached.", "bytes", (("{{pod}} {{kind}}", q.MEMORY),),
+        "reached.", "bytes", (("{{pod}} {{kind}}", q.MEMORY),), width=12,
     ),
 )  # fmt: skip
 SAFETY = (
@@ -108,6 +121,16 @@ SAFETY = (
     Panel(
         "Uploads", "Repeated uploads and postponed checkpoints: the storage is slow or away.",
         "none", (("repeated uploads", q.UPLOAD_RETRIES), ("postponed checkpoints", q.POSTPONED)),
+    ),
+    Panel(
+        "Age and stall of checkpoints", "Seconds since the newest checkpoint was cut, and how long "
+        "training stood still for one.", "s",
+        (("age", q.CHECKPOINT_AGE), ("stall, 95 %", q.STALL)), width=12,
+    ),
+    Panel(
+        "Updates that were not finite", "Updates left out, and returns to the checkpoint before "
+        "one. Lower the rate, clip, or look at the data.", "none",
+        (("skipped", q.SKIPPED_UPDATES), ("rollbacks", q.ROLLBACKS)), width=12,
     ),
     Panel(
         "Restarts by class", "Restarts since the operator started, by what ended the attempt.",

@@ -62,7 +62,19 @@ MEDIAN_STEP = quantile(0.5, "finetune_train_step_seconds")
 SLOW_STEP = quantile(0.95, "finetune_train_step_seconds")
 CHECKPOINT_STEP = f"max({series('finetune_train_checkpoint_step')})"
 STEPS_AT_RISK = f"{STEP} - {CHECKPOINT_STEP}"
-UPLOAD_RETRIES = f"max({series('finetune_train_upload_retries')})"
-POSTPONED = f"max({series('finetune_train_checkpoints_postponed')})"
+UPLOAD_RETRIES = f"max({series('finetune_train_upload_retries_total')})"
+POSTPONED = f"max({series('finetune_train_checkpoints_postponed_total')})"
+STALL = quantile(0.95, "finetune_train_checkpoint_stall_seconds")
+CHECKPOINT_AGE = f"time() - max({series('finetune_train_checkpoint_timestamp_seconds')})"
+SKIPPED_UPDATES = f"max({series('finetune_train_skipped_updates_total')})"
+ROLLBACKS = f"max({series('finetune_train_rollbacks_total')})"
+PHASES = (
+    f"sum by (phase) (rate({series('finetune_train_phase_seconds_sum')}[{RATE}])) / "
+    f"sum by (phase) (rate({series('finetune_train_phase_seconds_count')}[{RATE}]))"
+)
+MFU = f"max({series('finetune_train_mfu_ratio')})"
+FILL = f"max({series('finetune_train_fill_ratio')})"
+PADDING = f"max({series('finetune_train_padding_ratio')})"
+IMBALANCE = f"max({series('finetune_train_imbalance_ratio')})"
 MEMORY = f"max by (kind, pod) ({series('finetune_train_memory_bytes')})"
 HEARTBEAT_AGE = f"time() - max({series('finetune_train_last_progress_timestamp_seconds')})"
