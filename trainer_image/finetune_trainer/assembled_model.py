@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from finetune_api.run_config import TrainingConfig
-from finetune_api.run_policy import Strategy
+from finetune_api.strategy_settings import Strategy
 from finetune_api.training_settings import (
     AdapterType,
     Dtype,
@@ -20,6 +20,7 @@ from finetune_trainer.activation_memory import checkpoint_layers, layers_for_dev
 from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.adapter_targets import saved_modules
 from finetune_trainer.base_form import BaseForm, base_form, proven_form, run_type
+from finetune_trainer.continued_adapter import continue_adapter
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import BuildUpdate, Engine
 from finetune_trainer.engine_choice import engine_for
@@ -43,9 +44,11 @@ def assembled_engine(
     Raises ConfigurationError for what this model or this device cannot do.
     """
     form = base_form(config, folder.model, world.device)
-    base = _base(config, form, folder, world.device)
+    base = held_base(config, form, folder, world.device)
     beat()
     model = trainable_model(base, _trained(config, folder, world.device))
+    if folder.adapter is not None:
+        continue_adapter(model, folder.adapter, strict=config.spec.model.strict)
     with torch.autocast(world.device.type, enabled=False):
         check_adapters(model)
     layers = layers_for_device(config, form.config, world.device)
@@ -58,7 +61,10 @@ def assembled_engine(
     return engine, proven_form(config, form, engine)
 
 
-def _base(config: TrainingConfig, form: BaseForm, folder: RankFolder, device: torch.device) -> Any:
+def held_base(
+    config: TrainingConfig, form: BaseForm, folder: RankFolder, device: torch.device
+) -> Any:
+    """Return the base in the type it is held in, quantised if the plan says so."""
     spec, dtype = config.spec, _held(config, device)
     if spec.adapter.type is AdapterType.NONE:
         dtype = torch.float32  # masters; arithmetic is in the compute type by autocast

@@ -10,6 +10,8 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
+from finetune_trainer.generate import cached_attention
+
 ROUND = 8
 """Forwards between two questions whether any rank still works."""
 
@@ -53,7 +55,7 @@ def lock_step(model: nn.Module, device: torch.device) -> Iterator[None]:
     hook = causal.register_forward_pre_hook(steps.before_forward)
     try:
         yield
-        with torch.no_grad():
+        with torch.no_grad(), cached_attention(model):
             steps.finish()
     finally:
         hook.remove()

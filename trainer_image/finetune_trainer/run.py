@@ -14,6 +14,7 @@ import transformers
 
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import EXIT_CODES, Outcome
+from finetune_api.training_settings import Mode
 from finetune_trainer.distributed import Signs, agree, join_world, leave_world, peers_watched
 from finetune_trainer.entry_point import read_config
 from finetune_trainer.errors import (
@@ -22,6 +23,7 @@ from finetune_trainer.errors import (
     GpuOutOfMemoryError,
     TrainerError,
 )
+from finetune_trainer.evaluation_run import Evaluator
 from finetune_trainer.last_word import outcome_of
 from finetune_trainer.loop import STOP, Loop, Run
 from finetune_trainer.progress import Board
@@ -47,7 +49,7 @@ class Rank:
         signal.signal(signal.SIGTERM, self._stop)
 
     def attempt(self) -> Outcome:
-        """Train to the end, on all ranks together; raises what ended it early."""
+        """Train or evaluate to the end, on all ranks together; raises what ended it early."""
         config = read_config("train")
         assert isinstance(config, TrainingConfig)  # noqa: S101 - for mypy
         heartbeat, board = Heartbeat(self.folder.heartbeat(self.number)), self._board(config)
@@ -59,8 +61,11 @@ class Rank:
                 timeout_seconds=config.spec.compute.collective_timeout_seconds,
             )
             agree(world, {"world": world.size, "config": config.model_dump(mode="json")})
-            self.run = assembled_run(config, self.folder, world, heartbeat, board)
-            outcome = self._common_end(config, self.run)
+            if config.spec.mode is Mode.EVALUATE:
+                outcome = Evaluator(config, self.folder, world, heartbeat, board).outcome()
+            else:
+                self.run = assembled_run(config, self.folder, world, heartbeat, board)
+                outcome = self._common_end(config, self.run)
             leave_world(world)
         return outcome
 
@@ -113,9 +118,9 @@ def rank_process() -> int:
 
 def _settle(run: Run | None) -> None:
     """Give a checkpoint that is being written a moment; the run ends as it does either way."""
-    if run is not None and run.saver is not None:
+    if run is not None:
         with suppress(TrainerError):
-            run.saver.finish(run.heartbeat.beat, SETTLE_SECONDS)
+            run.saving.finish(run.heartbeat.beat, SETTLE_SECONDS)
 
 
 def _translated(error: Exception) -> Exception:

@@ -15,6 +15,11 @@ from finetune_trainer.base_model import model_place
 from finetune_trainer.line_chart import Line, line_chart
 from finetune_trainer.run_record import RunRecord
 
+LABELS = {
+    "perplexity_corpus": "perplexity",
+    "perplexity_sample_mean": "mean perplexity of samples",
+    "token_accuracy": "token accuracy",
+}
 STYLE = Path(__file__).with_name("run_report.css")
 
 
@@ -27,6 +32,8 @@ class ReportFacts:
     summary: TrainingSummary
     samples: Sequence[dict[str, str]]
     ranks: int
+    split: str = "validation"
+    """split whose metrics judge the run."""
 
 
 def report_files(facts: ReportFacts) -> dict[str, bytes]:
@@ -45,8 +52,16 @@ def _values(facts: ReportFacts) -> dict[str, Any]:
         "experiment": facts.config.identity.name,
         "revision": facts.config.identity.revision,
         "attempt": facts.config.identity.attempt,
-        "baseline": _metrics(record.evaluation(0) or {}),
-        "final": {one.name: one.value for one in facts.summary.metrics if one.step},
+        "split": facts.split,
+        "baseline": _metrics(record.evaluation(0) or {}) if record.step else {},
+        "final": {
+            one.name: one.value
+            for one in facts.summary.metrics
+            if one.split == facts.split and (one.step or not record.step)
+        },
+        "test": _metrics(record.test),
+        "skippedUpdates": record.skipped + record.overflows,
+        "rollbacks": record.rollbacks,
         "result": facts.summary.model_dump(by_alias=True, exclude={"metrics"}),
         "steps": record.step,
         "tokens": record.tokens,
@@ -65,7 +80,8 @@ def _metrics(evaluation: dict[str, float]) -> dict[str, float]:
 
 def _page(facts: ReportFacts, values: dict[str, Any]) -> str:
     config = facts.config
-    title = f"{config.identity.name} — fine-tuning report"
+    what = "fine-tuning" if facts.record.step else "evaluation"
+    title = f"{config.identity.name} — {what} report"
     under = (
         f"{config.identity.namespace} · revision {config.identity.revision} · attempt "
         f"{config.identity.attempt} · {escape(model_place(config.spec.model))} on "
@@ -75,8 +91,10 @@ def _page(facts: ReportFacts, values: dict[str, Any]) -> str:
         _section("", _tiles(facts, values)),
         _section("Loss", _loss_chart(facts.record)),
         _section("Learning rate and gradient norm", _rate_charts(facts.record)),
+        _section(f"Other metrics on the {facts.split} split", _metric_charts(facts.record)),
         _section("Sample answers", _samples(facts.samples)) if facts.samples else "",
-        _section("Evaluations on the validation split", _evaluations(facts.record)),
+        _section(f"Evaluations on the {facts.split} split", _evaluations(facts.record.evaluations)),
+        _section("Test split", _evaluations([facts.record.test] if facts.record.test else [])),
         _section("Settings", _settings(facts)),
     ]
     return (
@@ -95,19 +113,25 @@ def _section(title: str, content: str) -> str:
 
 def _tiles(facts: ReportFacts, values: dict[str, Any]) -> str:
     record, before, after = facts.record, values["baseline"], values["final"]
-    tiles = []
-    for name, label in (
-        ("perplexity_corpus", "validation perplexity"),
-        ("loss", "validation loss"),
-    ):
-        if name in after:
-            tiles.append(_tile(_change(before.get(name), after[name]), label))
+    tiles = [
+        _tile(
+            _change(before.get(name), after[name], higher=name == "token_accuracy"),
+            f"{facts.split} {LABELS.get(name, name)}",
+        )
+        for name in ("perplexity_corpus", "loss", "token_accuracy")
+        if name in after
+    ]
     tiles += [
         _tile(f"{record.step:,}", "steps"),
         _tile(f"{record.tokens:,}", "training tokens"),
         _tile(f"{record.supervised:,}", "of them supervised"),
-        _tile(facts.summary.checkpoint_choice, escape(facts.summary.reason or "result")),
+        _tile(facts.summary.checkpoint_choice or "—", escape(facts.summary.reason or "result")),
     ]
+    for count, label in (
+        (record.skipped + record.overflows, "updates not finite, left out"),
+        (record.rollbacks, "rollbacks to a checkpoint"),
+    ):
+        tiles += [_tile(f"{count:,}", label)] if count else []
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
@@ -115,11 +139,12 @@ def _tile(value: str, label: str) -> str:
     return f'<div class="tile"><b>{value}</b><span>{label}</span></div>'
 
 
-def _change(before: float | None, after: float) -> str:
+def _change(before: float | None, after: float, *, higher: bool = False) -> str:
     if before is None:
         return _number(after)
     share = (after - before) / before if before else 0.0
-    kind = ' class="better"' if after < before else ""
+    better = after > before if higher else after < before
+    kind = ' class="better"' if better else ""
     return f"{_number(before)} → <span{kind}>{_number(after)}</span> <small>({share:+.0%})</small>"
 
 
@@ -133,8 +158,7 @@ def _loss_chart(record: RunRecord) -> str:
 def _rate_charts(record: RunRecord) -> str:
     rate = Line("learning rate", [(one[0], one[2]) for one in record.history], "var(--first)")
     norm = Line("gradient norm", [(one[0], one[3]) for one in record.history], "var(--second)")
-    charts = [line_chart([one], one.name, width=520, height=190) for one in (rate, norm)]
-    return f'<div class="tiles">{"".join(f"<div>{chart}</div>" for chart in charts if chart)}</div>'
+    return _side_by_side([rate, norm])
 
 
 def _samples(samples: Sequence[dict[str, str]]) -> str:
@@ -144,17 +168,37 @@ def _samples(samples: Sequence[dict[str, str]]) -> str:
     )
 
 
-def _evaluations(record: RunRecord) -> str:
+def _metric_charts(record: RunRecord) -> str:
+    names = [name for name in _metrics(next(iter(record.evaluations), {})) if name != "loss"]
+    lines = [
+        Line(
+            LABELS.get(name, name),
+            [(one["step"], one[name]) for one in record.evaluations if name in one],
+            "var(--second)",
+            dots=True,
+        )
+        for name in names
+    ]
+    return _side_by_side(lines)
+
+
+def _side_by_side(lines: Sequence[Line]) -> str:
+    charts = [line_chart([one], one.name, width=520, height=190) for one in lines]
+    return f'<div class="tiles">{"".join(f"<div>{chart}</div>" for chart in charts if chart)}</div>'
+
+
+def _evaluations(evaluations: Sequence[dict[str, float]]) -> str:
+    names = list(_metrics(next(iter(evaluations), {})))
     rows = [
         [
             f"{int(one['step']):,}",
-            _number(one["loss"]),
-            _number(one["perplexity_corpus"]),
+            *(_number(one[name]) if name in one else "—" for name in names),
             f"{int(one['rows']):,}",
         ]
-        for one in record.evaluations
+        for one in evaluations
     ]
-    return _table(["step", "loss", "perplexity", "supervised tokens"], rows) if rows else ""
+    heads = ["step", *(LABELS.get(name, name) for name in names), "supervised tokens"]
+    return _table(heads, rows) if rows else ""
 
 
 def _settings(facts: ReportFacts) -> str:

@@ -6,12 +6,14 @@ before any quantisation; that folder is then loaded like any other.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.training_settings import AdapterHandover, AdapterType
+from finetune_api.presets import preset_of
+from finetune_api.training_settings import AdapterHandover, AdapterType, Mode
 from finetune_trainer.artifact_files import licence_files, model_config, tokenizer_files
 from finetune_trainer.base_model import local_model_folder
 from finetune_trainer.errors import AccessError, ConfigurationError
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from finetune_api.experiment_start import Ancestor, Start
-    from finetune_api.experiment_status import PlanStatus
     from finetune_api.finetune_experiment import ExperimentSpec
 
 OPTIMIZER, GENERATION = "optimizer-", "generation_config.json"
@@ -53,7 +54,8 @@ def starting_model(
     folder = local_model_folder(start.base, spec.hub, scratch, commit)
     for number, ancestor in enumerate(start.ancestors):
         checkpoint = _fetched(ancestor, scratch / f"ancestor-{number}")
-        if continues(ancestor):
+        # What is only evaluated needs no adapter of its own.
+        if continues(ancestor) and spec.mode is Mode.TRAIN:
             return Starting(folder, checkpoint)
         below, folder = folder, scratch / f"merged-{number}"
         _merge(below, checkpoint, folder)
@@ -63,36 +65,49 @@ def starting_model(
     return Starting(folder)
 
 
-def refuse_other_adapter(
-    parent: Mapping[str, Any] | None, spec: ExperimentSpec, plan: PlanStatus
-) -> None:
-    """Raise ConfigurationError (AdapterMismatch) unless a parent's adapter can be continued.
+def refuse_unfit_start(start: Start, spec: ExperimentSpec) -> None:
+    """Raise ConfigurationError where the last ancestor cannot be handed over as asked.
 
-    `parent` is its adapter_config.json; None for a parent that trained the whole model.
+    AdapterMismatch unless type, rank, alpha and scale of a continued adapter agree; DeadSetting for
+    a merge where there is no adapter.
     """
-    adapter = spec.adapter
-    if parent is None:
-        if spec.model.adapter_handover is AdapterHandover.MERGE:
-            raise ConfigurationError(
-                "spec.model.adapterHandover: Merge, but the starting weights hold no adapter; "
-                "remove it",
-                reason="DeadSetting",
-            )
+    if not start.ancestors or spec.mode is not Mode.TRAIN:
         return
+    last = start.ancestors[-1]
+    if last.kind == "Model" and spec.model.adapter_handover is AdapterHandover.MERGE:
+        raise ConfigurationError(
+            f"spec.model.adapterHandover: Merge, but {last.experiment} trained the whole model; "
+            "remove it",
+            reason="DeadSetting",
+        )
+    if not continues(last):
+        return
+    store = stored_at(last.location, last.uri)
+    pinned(store, last.digest)
+    refuse_other_adapter(last.experiment, json.loads(store.read("adapter_config.json")), spec)
+
+
+def refuse_other_adapter(name: str, parent: Mapping[str, Any], spec: ExperimentSpec) -> None:
+    """Raise AdapterMismatch unless the adapter_config.json of a parent fits a spec's adapter."""
+    differing = _differing(parent, spec)
+    if differing:
+        raise ConfigurationError(
+            f"spec.adapter: the adapter of {name} differs: {'; '.join(differing)}; give equal "
+            "settings, or set model.adapterHandover Merge",
+            reason="AdapterMismatch",
+        )
+
+
+def _differing(parent: Mapping[str, Any], spec: ExperimentSpec) -> list[str]:
+    adapter, rank = spec.adapter, preset_of(spec).rank
     method = AdapterType.DORA if parent.get("use_dora") else AdapterType.LORA
     pairs = {
         "type": (method.value, adapter.type.value),
-        "rank": (parent["r"], plan.rank),
-        "alpha": (float(parent["lora_alpha"]), plan.alpha),
+        "rank": (parent["r"], rank),
+        "alpha": (float(parent["lora_alpha"]), adapter.alpha or 2.0 * rank),
         "rslora": (bool(parent.get("use_rslora")), adapter.rslora),
     }
-    differing = [f"{name} is {new}, was {old}" for name, (old, new) in pairs.items() if old != new]
-    if differing:
-        raise ConfigurationError(
-            f"spec.adapter: the adapter of the starting weights differs: {'; '.join(differing)}; "
-            "give equal settings, or set model.adapterHandover Merge",
-            reason="AdapterMismatch",
-        )
+    return [f"{name} is {new}, was {old}" for name, (old, new) in pairs.items() if old != new]
 
 
 def _fetched(ancestor: Ancestor, folder: Path) -> Path:
