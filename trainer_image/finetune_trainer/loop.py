@@ -11,8 +11,7 @@ from typing import Any
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_trainer.agreement import Agreement
 from finetune_trainer.cadence import Cadence
-from finetune_trainer.checkpoint import Snapshot
-from finetune_trainer.data import Prefetch, RankStep, rank_step
+from finetune_trainer.data import Prefetch, RankStep, Split, rank_step
 from finetune_trainer.early_stopping import EarlyStopping
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import CheckpointedExit, NotFiniteError
@@ -22,9 +21,11 @@ from finetune_trainer.objective import reported_names
 from finetune_trainer.plan import Plan
 from finetune_trainer.progress import Board
 from finetune_trainer.rate_schedule import Schedule
+from finetune_trainer.result_report import show_evaluation, show_saves
 from finetune_trainer.ring import Ring, StepValues
 from finetune_trainer.run_record import RunRecord
 from finetune_trainer.saver import Saver
+from finetune_trainer.saving import Saving
 from finetune_trainer.step_clock import BACKWARD, DATA, FORWARD, OPTIMIZER, StepClock
 from finetune_trainer.step_flops import ModelFlops, peak_flops
 from finetune_trainer.step_report import Machine, StepReport
@@ -46,16 +47,17 @@ class Run:
     engine: Engine
     plan: Plan
     flops: ModelFlops
-    train: TokenCache
+    train: Split
     validation: TokenCache | None
     schedule: Schedule
     cadence: Cadence
     record: RunRecord
     agreement: Agreement
     heartbeat: Heartbeat
-    snapshot: Callable[[], Snapshot]
-    restore: Callable[[str], dict[str, Any] | None]
-    """restore loads the newest verified checkpoint and returns its record; a collective call."""
+    saving: Saving
+    restore: Callable[[str, int | None], dict[str, Any] | None]
+    """restore(key, step) loads the newest verified checkpoint, or that of a step, and returns its
+    record, None if there is none; a collective call, each with its own key."""
     board: Board | None = None
     saver: Saver | None = None
 
@@ -77,6 +79,7 @@ class Loop:
         self._run = run
         self._ring, self._clock = _ring(run), StepClock(run.engine.device)
         self._report = _report(run)
+        self._policy = run.spec.training.non_finite_policy
         evaluation = run.spec.evaluation
         self._stopping = EarlyStopping(
             run.record.objective,
@@ -90,7 +93,7 @@ class Loop:
         if (done == 0 and baseline) or (done and run.cadence.evaluates(done)):
             self.evaluate()
         if run.board is not None:
-            self._show_saves()
+            show_saves(run.board, run.saver, run.record)
             run.board.resume(run.record, run.total)
 
     def take_steps(self) -> None:
@@ -124,17 +127,16 @@ class Loop:
         if run.saver is not None:
             run.saver.write_evaluation(run.record)
         if run.board is not None:
-            _show_evaluation(run.board, run.record, found.values, found.rows)
+            show_evaluation(run.board, run.record, found)
 
     def save(self, *, wait: bool = False) -> None:
         """Cut a checkpoint of checked weights; every rank reads its flags, rank 0 writes."""
         run, started = self._run, time.monotonic()
         self._read(everything=True)
-        if run.saver is not None:
-            run.saver.save(run.snapshot, run.record, wait=wait)
-            if run.board is not None:
-                run.board.observe("train_checkpoint_stall_seconds", time.monotonic() - started)
-            self._show_saves()
+        run.saving.cut(run.record, run.heartbeat.beat, wait=wait)
+        if run.board is not None:
+            run.board.observe("train_checkpoint_stall_seconds", time.monotonic() - started)
+            show_saves(run.board, run.saver, run.record)
 
     def finish_saving(self) -> None:
         """Wait until rank 0 has everything in storage."""
@@ -142,8 +144,9 @@ class Loop:
         if run.saver is not None:
             if run.board is not None:
                 run.board.set(phase="Saving")
-            run.saver.finish(run.heartbeat.beat)
-            self._show_saves()
+        run.saving.finish(run.heartbeat.beat)
+        if run.board is not None:
+            show_saves(run.board, run.saver, run.record)
         run.engine.world.tell(f"saved/{run.record.step}/{run.engine.world.size}")
 
     def _take_steps(self) -> None:
@@ -182,16 +185,16 @@ class Loop:
         self._ring.close(work.step.number, sum(shares[1:], shares[0]), norm)
         run.record.count(work.step)
         if self._report is not None:
-            self._report.issued(work)
+            self._report.issued(work.step)
         self._read()
         run.heartbeat.step_done(run.record.step, time.monotonic() - started)
 
     def _read(self, *, everything: bool = False) -> None:
         """Take in what the device has told; `everything` waits, as before a checkpoint."""
-        run, ring = self._run, self._ring
+        run, ring, scaled = self._run, self._ring, self._run.engine.scales_loss
         for step, norm in ring.norms(all_of_them=everything):
-            judge(run.record, run.spec.training.non_finite_policy, step, norm)
-        self._take_in(ring.rest() if everything else ring.values())
+            judge(run.record, self._policy, step, norm, scaled=scaled)
+        self._take_in(ring.rest() if everything else ring.values(wait=scaled))
         if self._report is not None:
             self._report.finished(self._clock.ready())
 
@@ -200,12 +203,10 @@ class Loop:
         done, saver = run.record.step, run.saver
         if run.cadence.saves(done):
             self.save(wait=done == run.total)
-        # Rank 0 alone: no collective here, so only the flag of the weights is read.
-        elif saver is not None and saver.may_pay and not run.engine.diverged():
-            saver.save(run.snapshot, run.record, wait=False)
+        elif saver is not None and saver.may_pay:
+            run.agreement.ask(SAVE)
         if saver is not None:
             self._ask_by_time(saver)
-            self._show_saves()
         if run.cadence.evaluates(done):
             self.evaluate()
             # A checkpoint that was postponed is cut now: no evaluation without its weights.
@@ -221,9 +222,8 @@ class Loop:
         run.record.rollbacks += 1
         self._ring.clear()
         self._ring = _ring(run)
-        if run.saver is not None:
-            run.saver.finish(run.heartbeat.beat)
-        state = run.restore(f"rollback/{run.record.rollbacks}")
+        run.saving.finish(run.heartbeat.beat)
+        state = run.restore(f"rollback/{run.record.rollbacks}", None)
         if state is None:
             raise NotFiniteError(f"{due}, and there is no checkpoint to go back to") from due
         run.record.take_over(state)
@@ -263,6 +263,8 @@ class Loop:
     def _take_in(self, values: Iterable[StepValues]) -> None:
         run = self._run
         for one in values:
+            if run.engine.scales_loss:
+                judge(run.record, self._policy, one.step, one.loss)
             done, rate = one.step + 1, run.schedule.peak * run.factor(one.step)
             point = done % run.spec.tracking.log_every_steps == 0 or done == run.total
             run.record.add_values(done, one.loss, rate=rate, norm=one.norm, point=point)
@@ -270,36 +272,6 @@ class Loop:
                 run.board.values(loss=one.loss, gradient_norm=one.norm, learning_rate=rate)
                 if point:
                     run.board.log(f"step {done}/{run.total}")
-
-    def _show_saves(self) -> None:
-        run = self._run
-        if run.board is not None and run.saver is not None:
-            _show_saves(run.board, run.saver, run.record)
-
-
-def _show_saves(board: Board, saver: Saver, record: RunRecord) -> None:
-    """Put what is verified in storage on the board."""
-    known = saver.known()
-    ranking = [step for step in record.ranking() if step in known]
-    latest = known[max(known)] if known else None
-    board.values(
-        checkpoint=latest,
-        best_checkpoint=known[ranking[0]] if ranking else None,
-        save_seconds=saver.save_seconds or None,
-        quarantined=saver.quarantined,
-    )
-    if latest is not None:
-        board.gauge("train_checkpoint_step", latest.step)
-    board.total("train_checkpoints_postponed", saver.postponed)
-    board.total("train_upload_retries", saver.upload_retries)
-
-
-def _show_evaluation(board: Board, record: RunRecord, values: dict[str, float], rows: int) -> None:
-    for name, value in values.items():
-        board.gauge("train_evaluation", value, metric=name)
-    board.set(metrics=values, metrics_step=record.step, metrics_rows=rows, best=record.best())
-    shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-    log.info("step %d evaluated on %d rows  %s", record.step, rows, shown)
 
 
 def _ring(run: Run) -> Ring:

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 
 def run_plan(
-    config: TrainingConfig, train: TokenCache, *, token_cost: int, square_cost: int, padded: bool
+    config: TrainingConfig, train: TokenCache, costs: tuple[int, int], *, padded: bool
 ) -> tuple[Plan, TokenCache | AugmentedSamples]:
-    """Return the plan and the samples it speaks of; both need no torch."""
+    """Return the plan and the samples it speaks of.
+
+    `costs` are those of a token and of a squared segment length, by which micro-batches are dealt.
+    """
     spec, resolved = config.spec, config.plan
     augmentation = augmentation_of(
         spec, resolved.seed, limit=resolved.max_length, mask_token=resolved.mask_token
@@ -33,8 +36,8 @@ def run_plan(
         longest=resolved.max_length if augmentation.insert else 0,
         grain=config.grain,
         padded=padded,
-        token_cost=token_cost,
-        square_cost=square_cost,
+        token_cost=costs[0],
+        square_cost=costs[1],
         changes=changes(spec, augmentation, train.weights),
     )
     texts = AugmentedSamples(train, augmentation) if augmentation.acts else train
