@@ -132,5 +132,5 @@ def _companions(
         rows = recorded_model(sources.checkpoint).vocabulary
         yield "config.json", model_config(sources.base, dtype, rows)
     yield "generation_config.json", generation_config(sources.base, prompting.end_tokens)
-    yield from tokenizer_files(sources.base, prompting.chat_template)
+    yield from tokenizer_files(sources.spoken, prompting.chat_template)
     yield from licence_files(sources.base)

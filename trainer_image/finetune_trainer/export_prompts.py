@@ -62,11 +62,11 @@ def rendered_example(sources: ExportSources) -> str:
     """Return the first validation prompt as the model saw it; empty without one."""
     if not sources.prompts:
         return ""
-    return text_tokenizer(sources.base).decode(sources.prompts[0]["tokens"])
+    return text_tokenizer(sources.spoken).decode(sources.prompts[0]["tokens"])
 
 
 def trained_encoder(sources: ExportSources) -> Encoder:
-    """Return the encoder of the training: the base's tokenizer and the recorded template."""
-    tokenizer = text_tokenizer(sources.base)
+    """Return the encoder of the training: its tokenizer and the recorded template."""
+    tokenizer = text_tokenizer(sources.spoken)
     name, source = sources.template["name"], sources.template["source"]
     return Encoder(tokenizer, ChatTemplate(name, source, tokenizer.special))

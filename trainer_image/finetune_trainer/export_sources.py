@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 OPTIMIZER = "optimizer-"
 PROMPTS, TRUNCATION, TEMPLATE = "prompts.json", "truncation.json", "template.json"
+TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class ExportSources:
     """template is the chat template of the training: its name and source."""
     truncation: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Path | None = None
+    """tokenizer is the folder of the one that training used, new tokens included."""
+
+    @property
+    def spoken(self) -> Path:
+        """Return the folder of the tokenizer that the trained model speaks."""
+        return self.tokenizer or self.base
 
 
 def export_sources(config: ExportJobConfig) -> ExportSources:
@@ -60,6 +68,7 @@ def export_sources(config: ExportJobConfig) -> ExportSources:
         template=_json(prepared / TEMPLATE),
         truncation=_json(prepared / TRUNCATION),
         report=_report(config),
+        tokenizer=prepared / TOKENIZER if (prepared / TOKENIZER).is_dir() else None,
     )
 
 
@@ -79,8 +88,12 @@ def _checkpoint(config: ExportJobConfig, folder: Path) -> Path:
 def _prepared(config: ExportJobConfig, folder: Path) -> Path:
     store = stored_at(config.checkpoint_location, config.prepared_uri)
     manifest = pinned(store, config.prepared_digest)
-    present = {file.name for file in manifest.files}
-    names = [name for name in (PROMPTS, TRUNCATION, TEMPLATE) if name in present]
+    wanted = (PROMPTS, TRUNCATION, TEMPLATE)
+    names = [
+        file.name
+        for file in manifest.files
+        if file.name in wanted or file.name.startswith(f"{TOKENIZER}/")
+    ]
     download_verified(store, manifest, folder, names)
     return folder
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.text_settings import Prompt, Template
 from finetune_trainer.artifact_files import generation_config, tokenizer_files
 from finetune_trainer.encode import Encoder
@@ -18,8 +19,10 @@ from finetune_trainer.export_prompts import (
 )
 from finetune_trainer.export_sources import ExportSources
 from finetune_trainer.prompts import stop_ids
+from finetune_trainer.run_tokenizer import run_tokenizer
 from finetune_trainer.template_choice import chosen_template
 from finetune_trainer.text_tokenizer import text_tokenizer
+from finetune_trainer.truncation import fitted_prompt
 from unit.trainer.export_ground import ExportGround
 
 EXCHANGE = [
@@ -55,7 +58,7 @@ def config_and_sources(ground: ExportGround, template: str, spec: dict | None = 
     return ground.config(spec), sources
 
 
-@pytest.mark.parametrize("template", ["Raw", "ChatML", "Model"])
+@pytest.mark.parametrize("template", ["Raw", "ChatML", "Zephyr", "Markers", "Model"])
 def test_the_exported_tokenizer_renders_and_encodes_like_training(
     ground: ExportGround, tmp_path: Path, template: str
 ):
@@ -72,6 +75,46 @@ def test_the_exported_tokenizer_renders_and_encodes_like_training(
             messages, add_generation_prompt=prompt, return_dict=False
         )
         assert ids == encoder.tokenizer.ids(text)
+
+
+def test_training_evaluation_export_and_library_give_one_conversation_the_same_ids(
+    ground: ExportGround, tmp_path: Path
+):
+    spec = ExperimentSpec.model_validate_json(
+        json.dumps(
+            {
+                "model": {"volumeClaim": {"claimName": "results"}},
+                "dataset": {"name": "faq"},
+                "tokenizer": {"addMarkerTokens": True, "additionalTokens": ["what is"]},
+                "prompt": {"template": "Markers", "markers": {"prompt": "<|é|>"}},
+            }
+        )
+    )
+    used = run_tokenizer(spec, ground.base, tmp_path)
+    folder, exported = tmp_path / "tokenizer", tmp_path / "exported"
+    for target in (folder, exported):
+        target.mkdir()
+    for name, content in used.files():
+        (folder / name).write_bytes(content)
+    template = chosen_template(spec.prompt, None, used.tokenizer.special)
+    encoder = Encoder(used.tokenizer, template)
+    sources = ExportSources(
+        checkpoint=ground.base,
+        base=ground.base,
+        template={"name": template.name, "source": template.source},
+        tokenizer=folder,
+    )
+    (trained,) = encoder.encoded(encoder.renderings(EXCHANGE))
+    assert len(used.new) == 4
+    assert {one.id for one in used.new} <= set(trained.ids.tolist())
+    for name, content in tokenizer_files(folder, exported_prompting(sources).chat_template):
+        (exported / name).write_bytes(content)
+    library = AutoTokenizer.from_pretrained(exported)
+    assert library.apply_chat_template(EXCHANGE, return_dict=False) == trained.ids.tolist()
+    asked = library.apply_chat_template(EXCHANGE[:2], add_generation_prompt=True, return_dict=False)
+    assert asked == fitted_prompt(encoder, EXCHANGE[:2], 100)
+    assert asked == trained_encoder(sources).tokenizer.ids(encoder.context(EXCHANGE[:2]))
+    assert asked == trained.ids[: len(asked)].tolist()
 
 
 def test_generation_ends_where_training_ended_answers(ground: ExportGround):
