@@ -272,6 +272,35 @@ def test_every_field_of_the_spec_reaches_the_decoding():
         assert getattr(plain, name) != getattr(changed, name)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"max_new_tokens": 7}, id="maxNewTokens"),
+        pytest.param({"min_new_tokens": 12}, id="minNewTokens"),
+        pytest.param({"max_time_seconds": 1}, id="maxTimeSeconds"),
+        pytest.param({"do_sample": True}, id="doSample"),
+        pytest.param({"do_sample": True, "temperature": 5.0}, id="temperature"),
+        pytest.param({"do_sample": True, "top_k": 2}, id="topK"),
+        pytest.param({"do_sample": True, "top_p": 0.2}, id="topP"),
+        pytest.param({"do_sample": True, "min_p": 0.9}, id="minP"),
+        pytest.param({"num_beams": 4}, id="numBeams"),
+        pytest.param({"repetition_penalty": 2.0}, id="repetitionPenalty"),
+        pytest.param({"stop_strings": ["w5"]}, id="stopStrings"),
+    ],
+)
+def test_every_field_of_the_spec_changes_an_answer(model, backend, monkeypatch, changes):
+    if "max_time_seconds" in changes:
+        hours = iter(range(0, 10**6, 3600))
+        monkeypatch.setattr(generation.time, "monotonic", lambda: next(hours))
+    stop = [tokens(generate(model, PROMPTS, GREEDY))["a"][10]]
+    plain = Generation(max_new_tokens=20, do_sample=len(changes) == 2)
+    found = []
+    for one in (plain, plain.model_copy(update=changes)):
+        decoding = decoding_of(one, 3, stop, [])
+        found.append(generate(model, PROMPTS, decoding, end=AnswerEnd(decoding, backend)))
+    assert found[0] != found[1]
+
+
 def test_longer_prompts_and_answers_make_smaller_batches():
     row = RowBytes(cached=10, prefilled=5, fixed=100)
     prompts = [Prompt(str(n), (1,) * n) for n in (1, 2, 30, 40)]
