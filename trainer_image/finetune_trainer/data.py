@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
@@ -45,7 +44,8 @@ class MicroBatch:
     """One forward and backward. Positions restart per sample.
 
     Packed: all samples end to end, tokens and positions [1, T], with a layout. Padded: a sample per
-    row, tokens and positions [B, T], with a mask that is true for real tokens.
+    row, tokens and positions [B, T], zeros behind it; positions go on there, or the library would
+    take them for packed rows and build a mask.
     """
 
     step: int
@@ -57,8 +57,9 @@ class MicroBatch:
     """rows are the flat positions, of B x T, whose next token is supervised."""
     labels: Tensor
     weights: Tensor
+    lengths: Tensor
+    """lengths of the samples in tokens"""
     layout: Layout | None
-    mask: Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return the micro-batch on a device; copies from pinned memory do not block."""
@@ -106,21 +107,19 @@ def micro_batch(
     stride = max(lengths)
     starts = [stride * row for row in range(len(found))] if padded else _bounds(lengths)[:-1]
     shape = (len(found), stride) if padded else (1, sum(lengths))
-    places = np.concatenate(
-        [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-    )
+    positions = [np.arange(stride if padded else one) for one in lengths]
     labelled = [np.flatnonzero(flags & SUPERVISED) for _, flags in found]
     offsets = np.repeat(starts, [len(one) for one in labelled])
     return MicroBatch(
         step=step,
         number=number,
-        tokens=_spread(np.concatenate([tokens for tokens, _ in found]), places, shape),
-        positions=_spread(np.concatenate([np.arange(one) for one in lengths]), places, shape),
+        tokens=_tokens([tokens for tokens, _ in found], starts, shape),
+        positions=torch.from_numpy(np.concatenate(positions)).view(shape),
         rows=torch.from_numpy(np.concatenate(labelled) + offsets.astype(np.int64) - 1),
         labels=_labels(found, labelled),
         weights=_weights(weights, [len(one) for one in labelled]),
+        lengths=torch.tensor(lengths),
         layout=None if padded else _layout(_bounds(lengths)),
-        mask=_spread(np.ones(len(places)), places, shape).bool() if padded else None,
     )
 
 
@@ -151,24 +150,16 @@ class Prefetch(Generic[Item]):
 
     def __init__(self, build: Callable[[int], Item], numbers: Iterable[int]) -> None:
         self._build, self._numbers = build, numbers
-        self.waited = 0.0
-        """waited is how long the last item was waited for, in seconds"""
         self._queue: queue.Queue[Item | BaseException | None] = queue.Queue(AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Item]:
-        while (item := self._next()) is not None:
+        while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
-
-    def _next(self) -> Item | BaseException | None:
-        asked = time.monotonic()
-        item = self._queue.get()
-        self.waited = time.monotonic() - asked
-        return item
 
     def close(self) -> None:
         """Stop building; what was built is dropped."""
@@ -201,11 +192,13 @@ def _bounds(lengths: Sequence[int]) -> list[int]:
     return list(accumulate(lengths, initial=0))
 
 
-def _spread(values: NDArray[Any], places: NDArray[np.int64], shape: tuple[int, int]) -> Tensor:
-    """Return int64 of a shape with the values at flat places, zero elsewhere."""
-    spread = np.zeros(shape[0] * shape[1], np.int64)
-    spread[places] = values
-    return torch.from_numpy(spread).view(shape)
+def _tokens(
+    samples: Sequence[NDArray[np.uint32]], starts: Sequence[int], shape: tuple[int, int]
+) -> Tensor:
+    tokens = np.zeros(shape[0] * shape[1], np.int64)
+    for sample, start in zip(samples, starts, strict=True):
+        tokens[start : start + len(sample)] = sample
+    return torch.from_numpy(tokens).view(shape)
 
 
 def _labels(

@@ -28,8 +28,7 @@ def noisy(embedded: Tensor, batch: MicroBatch, alpha: float, seed: int) -> Tenso
 
 def _lengths(batch: MicroBatch) -> Tensor:
     """Return the length of every token's sample, [1, T] for packed and [B, 1] for padded rows."""
-    if batch.layout is not None:
-        lengths = batch.layout.bounds_tensor.diff().long()
-        return torch.repeat_interleave(lengths, lengths, output_size=batch.tokens.shape[1])[None]
-    assert batch.mask is not None  # noqa: S101 - rows without a layout are padded
-    return batch.mask.sum(1, keepdim=True)
+    if batch.layout is None:
+        return batch.lengths[:, None]
+    count = batch.tokens.shape[1]
+    return torch.repeat_interleave(batch.lengths, batch.lengths, output_size=count)[None]
