@@ -12,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from finetune_api.experiment_start import Start
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import FailureClass, Outcome
 from finetune_api.run_progress import Progress
-from finetune_trainer.base_model import local_model_folder
 from finetune_trainer.cores import available_cores
 from finetune_trainer.entry_point import log_failure, read_config
 from finetune_trainer.errors import CheckpointedExit
@@ -24,6 +24,7 @@ from finetune_trainer.last_word import outcome_of, write_last_word
 from finetune_trainer.mounts import scratch_folder
 from finetune_trainer.progress_port import Answers, progress_port
 from finetune_trainer.rank_folder import FOLDER_ENV, RankFolder
+from finetune_trainer.start_weights import starting_model
 from finetune_trainer.store import open_store
 from finetune_trainer.token_cache import fetch_prepared
 from finetune_trainer.watchdog import Pulse, pulse
@@ -171,12 +172,12 @@ def launch() -> int:
 
 def _fetch_inputs(config: TrainingConfig, folder: RankFolder, scratch: Path) -> None:
     """Bring model and token cache to local disk once per pod."""
-    spec = config.spec
-    model = local_model_folder(spec.model, spec.hub, scratch, config.model.commit)
+    start = config.start or Start(base=config.spec.model)
+    begun = starting_model(start, config.spec, config.model.commit, scratch)
     name = config.prepared_uri.rstrip("/").rpartition("/")[2]
     prepared = open_store(config.location, config.prefix).child(name)
     local = fetch_prepared(prepared, config.prepared_digest, folder.path / "prepared")
-    folder.set_inputs(model=model, prepared=local)
+    folder.set_inputs(model=begun.model, prepared=local, adapter=begun.adapter)
 
 
 def _answers(config: TrainingConfig, folder: RankFolder, pod: Pod) -> Answers:

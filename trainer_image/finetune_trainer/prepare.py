@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api import names
+from finetune_api.experiment_start import Start
 from finetune_api.experiment_status import DatasetPin, ModelStatus, Truncation
 from finetune_api.presets import preset_of
 from finetune_api.run_outcome import PreparationSummary
@@ -39,6 +40,7 @@ from finetune_trainer.sample_choices import SampleChoices, sample_choices
 from finetune_trainer.sample_limits import Account
 from finetune_trainer.snapshot import Snapshot
 from finetune_trainer.split import SPLITS, TEST, TRAIN, VALIDATION
+from finetune_trainer.start_weights import refuse_unfit_start
 from finetune_trainer.store import (
     FileEntry,
     Store,
@@ -71,6 +73,8 @@ class Base:
     commit: str | None
     folder: Path
     facts: ModelFacts
+    identity: str
+    """identity names the weights: place, commit, and the checkpoints put onto them."""
 
 
 def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
@@ -116,7 +120,8 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
 
 
 def _base(config: PreparationConfig) -> Base:
-    model, hub = config.spec.model, config.spec.hub
+    start, hub = config.start or Start(base=config.spec.model), config.spec.hub
+    model = start.base
     place, allowed = model_place(model), config.models_allowed
     if allowed and not any(fnmatch(place, pattern) for pattern in allowed):
         raise AccessError(
@@ -126,7 +131,9 @@ def _base(config: PreparationConfig) -> Base:
         )
     commit = resolved_commit(model, hub)
     folder = local_model_folder(model, hub, scratch_folder(), commit, weights=False)
-    return Base(place, commit, folder, model_facts(folder))
+    refuse_unfit_start(start, config.spec)
+    put_on = "".join(f"+{one.digest}/{one.handover.value}" for one in start.ancestors)
+    return Base(place, commit, folder, model_facts(folder), f"{place}@{commit}{put_on}")
 
 
 def _encoder(spec: ExperimentSpec, tokenizer: TextTokenizer, snapshot: Snapshot) -> Encoder:
@@ -234,7 +241,7 @@ def _summary(
             max_length=prepared.max_length,
             template=encoder.template.name,
             prepared_digest=digest,
-            model_identity=f"{base.place}@{base.commit}",
+            model_identity=base.identity,
             seed=config.seed,
             shape=base.facts.shape,
             trained=base.facts.trainable(config.spec.adapter, preset_of(config.spec).rank),

@@ -27,9 +27,11 @@ class RankFolder:
         """Return the path of a rank's heartbeat."""
         return self.path / f"heartbeat-{rank}"
 
-    def set_inputs(self, *, model: Path, prepared: Path) -> None:
-        """Tell the ranks where model and token cache lie."""
+    def set_inputs(self, *, model: Path, prepared: Path, adapter: Path | None = None) -> None:
+        """Tell the ranks where model, token cache and an adapter to be continued lie."""
         inputs = {"model": str(model), "prepared": str(prepared)}
+        if adapter is not None:
+            inputs["adapter"] = str(adapter)
         (self.path / "inputs.json").write_text(json.dumps(inputs))
 
     @property
@@ -41,6 +43,12 @@ class RankFolder:
     def prepared(self) -> Path:
         """The local copy of the preparation's output."""
         return Path(self._inputs()["prepared"])
+
+    @property
+    def adapter(self) -> Path | None:
+        """The checkpoint of another experiment whose adapter is trained further."""
+        found = self._inputs().get("adapter")
+        return None if found is None else Path(found)
 
     def set_ending(self, rank: int, outcome: Outcome) -> None:
         """Leave a rank's outcome for the launcher."""

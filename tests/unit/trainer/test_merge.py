@@ -20,9 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from finetune_api.training_settings import Adapter, AdapterType, Model, Quantization
-from finetune_trainer.adapter import Trained, adapter_config, saved_name, trainable_model
-from finetune_trainer.adapter_targets import saved_modules
+from finetune_api.training_settings import AdapterType
 from finetune_trainer.artifact_files import model_config
 from finetune_trainer.merge import (
     MergedWeights,
@@ -31,14 +29,10 @@ from finetune_trainer.merge import (
     trained_weights,
 )
 from finetune_trainer.merged_model import merged_weights, tied_weights, write_weights
-from finetune_trainer.model_record import ModelRecord
 from finetune_trainer.path_store import PathStore
-from finetune_trainer.quantisation import quantise, quantiser
-from finetune_trainer.vocabulary import NewRow
 from finetune_trainer.weight_shards import TensorPlan
-from toy_llama import VOCABULARY, toy_llama_folder
-
-NEW = [NewRow(VOCABULARY, [4, 6]), NewRow(VOCABULARY + 1, [5])]
+from toy_llama import VOCABULARY
+from unit.trainer.trained_toy import NEW, trained_toy
 
 # PEFT 0.21 still asks transformers 5 by the old name.
 pytestmark = pytest.mark.filterwarnings(
@@ -168,34 +162,6 @@ def written(merged: MergedWeights, base: Path, folder: Path, rows: int = 0) -> P
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def live(folder: Path, *, tied: bool, kind: str = "None", rows=(), **adapter):
-    """Train nothing, but move every trained tensor; write the checkpoint; return the model."""
-    base, checkpoint = folder / "base", folder / "checkpoint"
-    toy_llama_folder(base, tied=tied)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    settings = Adapter(**adapter)
-    how = quantiser(Quantization(kind), Model(name="lab/toy"), torch.float32)
-    if how is not None:
-        quantise(model, how, torch.device("cpu"), saved_modules(model, settings))
-    model = trainable_model(model, Trained(settings, rank=4, alpha=8.0, seed=5, rows=rows)).eval()
-    generator = torch.Generator().manual_seed(9)
-    saved = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
-            saved[saved_name(name)] = parameter.detach().clone()
-    checkpoint.mkdir()
-    save_file(saved, checkpoint / "trainable-00000-of-00001.safetensors")
-    config = adapter_config(model, "base")
-    if config is not None:
-        (checkpoint / "adapter_config.json").write_text(json.dumps(config))
-    whole = tuple(settings.modules_to_save or ())
-    vocabulary = model.config.vocab_size
-    record = ModelRecord(quantization=kind, held="Float32", whole=whole, vocabulary=vocabulary)
-    (checkpoint / "state.json").write_text(json.dumps({"model": record.as_json()}))
-    return model, base, checkpoint
-
-
 @TIED
 @pytest.mark.parametrize(
     "settings",
@@ -214,7 +180,7 @@ def live(folder: Path, *, tied: bool, kind: str = "None", rows=(), **adapter):
     ],
 )
 def test_a_merged_model_computes_what_the_trained_one_computes(tmp_path: Path, settings, tied):
-    model, base, checkpoint = live(tmp_path, tied=tied, **settings)
+    model, base, checkpoint = trained_toy(tmp_path, tied=tied, **settings)
     rows = VOCABULARY + 2 if "rows" in settings else VOCABULARY
     found = written(merged_weights(base, checkpoint, torch.float32), base, tmp_path / "m", rows)
     tokens = torch.cat((torch.arange(2, 20), torch.arange(VOCABULARY, rows)))[None]
@@ -225,7 +191,7 @@ def test_a_merged_model_computes_what_the_trained_one_computes(tmp_path: Path, s
 
 
 def test_an_8_bit_base_is_merged_as_its_adapter_saw_it(tmp_path: Path):
-    model, base, checkpoint = live(tmp_path, tied=False, kind="Int8")
+    model, base, checkpoint = trained_toy(tmp_path, tied=False, kind="Int8")
     tokens = torch.arange(2, 20)[None]
     expected = model(input_ids=tokens).logits
     seen = written(merged_weights(base, checkpoint, torch.float32), base, tmp_path / "m")
@@ -234,7 +200,7 @@ def test_an_8_bit_base_is_merged_as_its_adapter_saw_it(tmp_path: Path):
 
 
 def test_the_original_base_is_taken_where_it_is_asked_for(tmp_path: Path):
-    _, base, checkpoint = live(tmp_path, tied=False, kind="NF4")
+    _, base, checkpoint = trained_toy(tmp_path, tied=False, kind="NF4")
     name = "model.layers.0.mlp.up_proj.weight"
     update = trained_weights(checkpoint).updates[name]
     plain = load_file(base / "model.safetensors")[name]
@@ -245,7 +211,7 @@ def test_the_original_base_is_taken_where_it_is_asked_for(tmp_path: Path):
 
 
 def test_without_a_type_only_changed_tensors_become_32_bit(tmp_path: Path):
-    _, base, checkpoint = live(tmp_path, tied=False, target_modules=["q_proj"])
+    _, base, checkpoint = trained_toy(tmp_path, tied=False, target_modules=["q_proj"])
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     model.save_pretrained(base)
     found = merged_weights(base, checkpoint, None)
@@ -256,7 +222,7 @@ def test_without_a_type_only_changed_tensors_become_32_bit(tmp_path: Path):
 
 
 def test_a_table_of_another_size_is_refused_unless_the_run_grew_it(tmp_path: Path):
-    _, base, checkpoint = live(tmp_path, tied=False, type=AdapterType.NONE, rows=NEW)
+    _, base, checkpoint = trained_toy(tmp_path, tied=False, type=AdapterType.NONE, rows=NEW)
     (checkpoint / "state.json").unlink()
     with pytest.raises(MergeFailedError, match="embed_tokens"):
         merged_weights(base, checkpoint, torch.float32).tensor("model.embed_tokens.weight")
