@@ -206,6 +206,8 @@ class MetricStatus(ApiModel):
     """step it was measured at."""
     rows: int = 0
     """rows counted."""
+    seen_in_training: bool = False
+    """seenInTraining: these records were trained on too (dataset.includeValidation)."""
 
 
 class BestStatus(ApiModel):

@@ -110,6 +110,12 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
 
 def _evaluation(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
     """Return the plan of mode Evaluate: how the model lies on its devices, and no step."""
+    if spec.compute.strategy in (Strategy.ZERO2, Strategy.ZERO3):
+        raise ConfigurationError(
+            f"spec.compute.strategy: {spec.compute.strategy.value} shards the state of an "
+            "optimizer, but mode Evaluate has none; use FSDP or Auto",
+            reason="DeadSetting",
+        )
     batches = resolved_batches(spec, facts.shape, _compute_dtype(spec))
     per_device = preset_of(spec).per_device_batch_size
     status = PlanStatus(

@@ -67,6 +67,12 @@ def test_settings_of_a_training_are_refused_by_their_path(bench, spec, path):
     assert error.message.startswith(f"{path}: ")
 
 
+def test_sharding_of_an_optimizer_that_does_not_exist_is_refused(bench):
+    compute = {"gpusPerNode": 0, "processesPerNode": 2, "strategy": "ZeRO2"}
+    error = bench.refused(ConfigurationError, mode="Evaluate", compute=compute)
+    assert error.message.startswith("spec.compute.strategy: ZeRO2")
+
+
 def test_an_empty_split_cannot_be_evaluated(bench):
     bench.dataset(jsonl(questions(20)), split={"validation": 0.2})
     dataset = {"name": "faq", "evaluateSplit": "Test"}
