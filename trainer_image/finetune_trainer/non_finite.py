@@ -9,6 +9,8 @@ from finetune_trainer.errors import NotFiniteError
 from finetune_trainer.run_record import RunRecord
 
 MOST_IN_A_ROW, MOST_IN_ALL, MOST_ROLLBACKS = 5, 50, 2
+MOST_OVERFLOWS_IN_A_ROW = 30
+"""A loss scale that was halved so often is far below 1: it is not the scale that overflows."""
 
 
 class RollbackDueError(Exception):
@@ -19,14 +21,23 @@ class RollbackDueError(Exception):
         self.step = step
 
 
-def judge(record: RunRecord, policy: NonFinitePolicy, step: int, norm: float) -> None:
+def judge(
+    record: RunRecord, policy: NonFinitePolicy, step: int, norm: float, *, scaled: bool = False
+) -> None:
     """Take in the gradient norm of a step, counted from 0; every rank knows the same norm.
 
-    Raises NotFiniteError when the run must end, RollbackDueError when it must go back.
+    With a `scaled` loss an overflow is no event but one more try of the scale; that the loss
+    itself is not finite is told by a second call, with the loss. Raises NotFiniteError when the
+    run must end, RollbackDueError when it must go back.
     """
     if math.isfinite(norm):
-        record.skipped_in_a_row = 0
+        record.skipped_in_a_row = record.overflows_in_a_row = 0
         return
+    if scaled:
+        record.overflows += 1
+        record.overflows_in_a_row += 1
+        if record.overflows_in_a_row <= MOST_OVERFLOWS_IN_A_ROW:
+            return
     if policy is NonFinitePolicy.SKIP:
         record.skipped += 1
         record.skipped_in_a_row += 1

@@ -59,9 +59,14 @@ class Ring:
                 self._norms[step] = norm
                 yield step, norm
 
-    def values(self) -> Iterator[StepValues]:
-        """Yield what has arrived of the steps whose norms were read, oldest first."""
-        while self._sent and self._sent[0].last in self._norms and self._sent[0].arrived():
+    def values(self, *, wait: bool = False) -> Iterator[StepValues]:
+        """Yield what has arrived of the steps whose norms were read, oldest first.
+
+        `wait` waits for it, so that all ranks read the same at the same step.
+        """
+        while self._sent and self._sent[0].last in self._norms:
+            if not wait and not self._sent[0].arrived():
+                return
             for step, loss in self._sent.popleft().read():
                 yield StepValues(step, loss, self._norms.pop(step))
 

@@ -25,6 +25,9 @@ class RunRecord:
     skipped: int = 0
     """skipped counts updates that were not finite and so not applied."""
     skipped_in_a_row: int = 0
+    overflows: int = 0
+    """overflows counts updates that only the loss scale kept from being finite."""
+    overflows_in_a_row: int = 0
     rollbacks: int = 0
     history: list[list[float]] = field(default_factory=list)
     """history holds points [steps done, mean loss, rate, norm]."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_trainer.data import RankStep
-from finetune_trainer.plan import Plan
+from finetune_trainer.plan import Plan, Step
 from finetune_trainer.progress import Board
 from finetune_trainer.step_clock import DATA, PHASES
 from finetune_trainer.step_flops import ModelFlops
@@ -32,7 +31,7 @@ class StepFacts:
     imbalance: float
     """heaviest rank / mean rank - 1, in operations"""
     padding: float
-    """share of padding in this rank's rows"""
+    """share of padding in the rows of all ranks; 0 when samples lie end to end"""
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class StepReport:
         self._issued: deque[StepFacts] = deque()
         self._window: deque[tuple[StepFacts, dict[str, float]]] = deque(maxlen=WINDOW_STEPS)
 
-    def issued(self, work: RankStep) -> None:
+    def issued(self, step: Step) -> None:
         """Take in a step that the host has just issued."""
-        self._issued.append(step_facts(work, self._plan, self._flops, self._machine.ranks))
+        self._issued.append(step_facts(step, self._plan, self._flops, self._machine.ranks))
 
     def finished(self, times: Iterator[dict[str, float]]) -> None:
         """Show the steps whose seconds by phase have come."""
@@ -113,9 +112,9 @@ class StepReport:
         return sum(sum(phases.values()) for _, phases in self._window) / len(self._window)
 
 
-def step_facts(work: RankStep, plan: Plan, flops: ModelFlops, ranks: int) -> StepFacts:
-    """Return the facts of a step of `ranks` ranks, one of which does `work`."""
-    step, index = work.step, plan.index(work.step.epoch)
+def step_facts(step: Step, plan: Plan, flops: ModelFlops, ranks: int) -> StepFacts:
+    """Return the facts of a step that `ranks` ranks share."""
+    index = plan.index(step.epoch)
 
     def needed(samples: tuple[int, ...]) -> int:
         chosen = list(samples)
@@ -125,10 +124,11 @@ def step_facts(work: RankStep, plan: Plan, flops: ModelFlops, ranks: int) -> Ste
 
     costs = [needed(one) for one in step.micro_batches]
     loads = [sum(costs[one] for one in hand if one is not None) for hand in plan.hands(step, ranks)]
-    cells = sum(one.tokens.numel() for one in work.batches)
-    real = sum(
-        one.tokens.numel() if one.mask is None else int(one.mask.sum()) for one in work.batches
-    )
+    cells = step.tokens
+    if plan.settings.padded:
+        cells = sum(
+            len(one) * int(index.lengths[list(one)].max(initial=0)) for one in step.micro_batches
+        )
     return StepFacts(
         done=step.number + 1,
         epoch=plan.epoch_after(step.number),
@@ -138,5 +138,5 @@ def step_facts(work: RankStep, plan: Plan, flops: ModelFlops, ranks: int) -> Ste
         flops=sum(costs),
         fill=step.tokens / (len(step.micro_batches) * plan.settings.budget),
         imbalance=max(loads) / max(1.0, float(np.mean(loads))) - 1,
-        padding=1 - real / cells,
+        padding=1 - step.tokens / cells,
     )

@@ -67,3 +67,14 @@ def test_the_loss_curve_leaves_out_what_was_skipped():
     record.add_values(2, NAN, rate=0.1, norm=NAN, point=True)
     record.add_values(3, NAN, rate=0.1, norm=NAN, point=True)
     assert record.history == [[2, 2.0, 0.1, 0.0]]
+
+
+def test_an_overflow_of_the_loss_scale_is_no_event_until_the_scale_is_used_up():
+    record = RunRecord()
+    for step in range(30):
+        judge(record, FAIL, step, NAN, scaled=True)
+    assert (record.overflows, record.skipped) == (30, 0)
+    with pytest.raises(NotFiniteError):
+        judge(record, FAIL, 30, NAN, scaled=True)
+    judge(record, FAIL, 31, 1.0, scaled=True)
+    assert record.overflows_in_a_row == 0
