@@ -83,8 +83,13 @@ def segment_loop(
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), None
 
 
-AttentionInterface.register(SEGMENTS, segments)
-AttentionInterface.register(SEGMENT_LOOP, segment_loop)
+# A compiled layer calls attention as it is: borders differ in every micro-batch, and a graph that
+# knows them would be compiled anew for each.
+AttentionInterface.register(SEGMENTS, torch.compiler.disable(segments))  # type: ignore[no-untyped-call]
+AttentionInterface.register(
+    SEGMENT_LOOP,
+    torch.compiler.disable(segment_loop),  # type: ignore[no-untyped-call]
+)
 
 
 def varlen_serves(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
