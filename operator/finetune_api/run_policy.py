@@ -173,8 +173,18 @@ class Retries(ApiModel):
     """startTimeout: not everything was up within startDeadlineSeconds."""
 
 
+class OnGpuOutOfMemory(StrEnum):
+    """What follows when a GPU's memory is exhausted."""
+
+    FAIL = "Fail"
+    REDUCE_BATCH = "ReduceBatch"
+
+
 class TrainingRetries(Retries):
     """Budgets per failure class of an experiment."""
+
+    gpu_out_of_memory: int | None = Field(default=None, ge=1, le=100)
+    """gpuOutOfMemory with onGpuOutOfMemory ReduceBatch only; absent = 3."""
 
     peer_lost: int = Field(default=5, ge=0, le=1000)
     """peerLost: exit 40 without a better cause; all ranks restart from the newest checkpoint."""
@@ -220,5 +230,15 @@ class TrainingRunPolicy(RunPolicy):
     """retries are budgets per failure class."""
     grace_period_seconds: int | None = Field(default=None, ge=10, le=86400)
     """gracePeriodSeconds is from SIGTERM to SIGKILL; absent = 3 x slowest save, at least 30."""
+    on_gpu_out_of_memory: OnGpuOutOfMemory = OnGpuOutOfMemory.FAIL
+    """onGpuOutOfMemory: ReduceBatch makes the next attempt with half the tokens per micro-batch;
+    the samples of a step, and so the update, stay the same."""
     hang_timeout_seconds: int = Field(default=600, ge=0, le=86400)
     """hangTimeoutSeconds without a step dumps stacks and restarts all ranks; 0 = off."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.retries.gpuOutOfMemory) || self.onGpuOutOfMemory == 'ReduceBatch'",
+            "retries.gpuOutOfMemory acts with onGpuOutOfMemory ReduceBatch only",
+        ),
+    )

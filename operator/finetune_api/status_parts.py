@@ -41,6 +41,8 @@ class Restarts(ApiModel):
     """unknown restarts."""
     peer_lost: int = 0
     """peerLost restarts."""
+    gpu_out_of_memory: int = 0
+    """gpuOutOfMemory restarts, each with half the tokens per micro-batch."""
     start_timeout: int = 0
     """startTimeout restarts."""
 

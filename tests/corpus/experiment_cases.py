@@ -17,6 +17,8 @@ def _env(says: str, refused: str, *variables: dict[str, Any]) -> Case:
 
 
 EXPERIMENT_CASES = [
+    _of("halvings that were not allowed", "spec.runPolicy",
+        runPolicy={"retries": {"gpuOutOfMemory": 2}}),
     _of("ways out of an open network", "spec.networkPolicy",
         networkPolicy={"egressNamespaces": ["judges"]}),
     _of("a closed network with a way out",

@@ -59,7 +59,8 @@ RIGHTS = (
         "rendezvous of ranks and the configuration of a run",
     ),
     Right(
-        "networking.k8s.io", ("networkpolicies",), ("get", "create", "patch"), "who reaches the pods"
+        "networking.k8s.io", ("networkpolicies",), ("get", "create", "patch"),
+        "who reaches the pods of an attempt",
     ),
     Right("kueue.x-k8s.io", ("workloads",), ("list",), "why a queue lets a Job wait"),
     Right("", ("events",), ("list", "create"), "tell of transitions; why a pod is refused"),

@@ -49,7 +49,8 @@ def completed(life: Life, achieved: Achievement, outcome: Outcome) -> Answer:
 def failed(life: Life, end: End) -> Answer:
     """Record a bad end: a restart while the class has budget, else the end of all."""
     status, policy = life.observed.object.status, life.observed.object.spec.run_policy
-    restarts = spent(status.restarts, policy.retries, end.failure)
+    helps = life.work.can_help(end.failure)
+    restarts = spent(status.restarts, policy, end.failure) if helps else None
     updates = _recorded(life, end, _learned(life) | life.work.ended(end.failure.value))
     if restarts is None:
         updates["completion_time"] = life.now

@@ -78,7 +78,7 @@ def what_its_queue_stops_waits_again(life: Life) -> Answer | None:
     if not (life.under_way and life.queue and stopped):
         return None
     policy = life.observed.object.spec.run_policy
-    restarts = spent(status.restarts, policy.retries, FailureClass.DISRUPTION)
+    restarts = spent(status.restarts, policy, FailureClass.DISRUPTION)
     message = f"{life.named}: queue {life.queue} took its quota back"
     if restarts is None:
         return failed(life, End(FailureClass.DISRUPTION, "Disrupted", message))

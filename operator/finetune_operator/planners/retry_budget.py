@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from finetune_api.run_outcome import FailureClass
-from finetune_api.run_policy import Retries, RunPolicy
+from finetune_api.run_policy import OnGpuOutOfMemory, RunPolicy, TrainingRunPolicy
 from finetune_api.status_parts import AttemptRecord, Restarts
 
 _COUNTERS: dict[FailureClass, str] = {
@@ -13,21 +13,34 @@ _COUNTERS: dict[FailureClass, str] = {
     FailureClass.EXTERNAL_SERVICE: "external_service",
     FailureClass.UNKNOWN: "unknown",
     FailureClass.PEER_LOST: "peer_lost",
+    FailureClass.GPU_OUT_OF_MEMORY: "gpu_out_of_memory",
     FailureClass.START_TIMEOUT: "start_timeout",
 }
 """Classes that are repeated; a class not named here never is."""
 
 
-def spent(restarts: Restarts, retries: Retries, failure: FailureClass) -> Restarts | None:
+def spent(restarts: Restarts, policy: RunPolicy, failure: FailureClass) -> Restarts | None:
     """Return the counters after one more restart of a class; None if it has none left."""
     counter = _COUNTERS.get(failure)
     if counter is None:
         return None
-    budget = getattr(retries, counter, retries.unknown)
+    budget = _budget(policy, counter)
     used: int = getattr(restarts, counter)
     return restarts.model_copy(update={counter: used + 1}) if used < budget else None
 
 
+def _budget(policy: RunPolicy, counter: str) -> int:
+    if counter != "gpu_out_of_memory":
+        return int(getattr(policy.retries, counter, policy.retries.unknown))
+    reduces = isinstance(policy, TrainingRunPolicy) and (
+        policy.on_gpu_out_of_memory is OnGpuOutOfMemory.REDUCE_BATCH
+    )
+    given = getattr(policy.retries, counter, None)
+    return (given or REDUCTIONS) if reduces else 0
+
+
+REDUCTIONS = 3
+"""Halvings of the micro-batch where the spec names no number."""
 FIRST_START_DELAY, LONGEST_START_DELAY = 60.0, 1800.0
 
 

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.conditions import CHECKPOINT_AVAILABLE, DEPENDENCIES_READY, PLANNED
-from finetune_api.experiment_status import Checkpoints, ExperimentProgress, PodCounts, Result
+from finetune_api.experiment_status import (
+    Checkpoints,
+    ExperimentProgress,
+    PlanStatus,
+    PodCounts,
+    Result,
+)
 from finetune_api.names import EXPERIMENT, attempt_job, storage_prefix
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome
+from finetune_api.status_parts import Restarts
 from finetune_api.training_settings import Mode
 from finetune_operator.checks import (
     names_are_free,
@@ -135,6 +142,15 @@ class TrainingWork(Work):
         told = reported(experiment.status, job.progress, self.observed.now) if job.progress else {}
         return updates | told
 
+    def can_help(self, failure: FailureClass) -> bool:
+        """A micro-batch that is as small as the longest sample cannot be halved."""
+        status = experiment_of(self.observed).status
+        if failure is not FailureClass.GPU_OUT_OF_MEMORY or status.plan is None:
+            return True
+        used = status.restarts.gpu_out_of_memory
+        more = status.restarts.model_copy(update={"gpu_out_of_memory": used + 1})
+        return reduced(status.plan, more) != reduced(status.plan, status.restarts)
+
     def learned(self, job: JobFacts) -> dict[str, Any]:
         """Record the checkpoints that the pods left."""
         status = experiment_of(self.observed).status
@@ -168,7 +184,7 @@ def _config(observed: Observed, of: Owner) -> TrainingConfig:
         dataset=settled(status.dataset, "status.dataset"),
         start=status.start,
         model=settled(status.model, "status.model"),
-        plan=settled(plan, "status.plan"),
+        plan=reduced(settled(plan, "status.plan"), status.restarts),
         prepared_uri=status.preparation.uri,
         prepared_digest=status.preparation.digest,
         location=settled(place, "spec.storage"),
@@ -193,6 +209,15 @@ def _result(outcome: Outcome) -> Result | None:
         kind=summary.kind,
         reason=summary.reason,
     )
+
+
+def reduced(plan: PlanStatus, restarts: Restarts) -> PlanStatus:
+    """Return the plan with the micro-batch halved once per exhausted GPU memory.
+
+    Which samples form a step does not depend on it, so the run goes on from its checkpoints.
+    """
+    budget = plan.max_tokens_per_device >> restarts.gpu_out_of_memory
+    return plan.model_copy(update={"max_tokens_per_device": max(plan.max_length, budget)})
 
 
 def _known(checkpoints: Checkpoints) -> list[CheckpointRef]:

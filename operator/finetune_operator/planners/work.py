@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from finetune_api.run_outcome import Outcome
+from finetune_api.run_outcome import FailureClass, Outcome
 from finetune_operator.observed import Event, JobFacts, Key, Manifest, Observed
 from finetune_operator.planners.failure_class import End
 from finetune_operator.status import Situation, Verdict
@@ -119,6 +119,10 @@ class Work(ABC):
     def failed(self, _end: End) -> Mapping[str, Verdict]:
         """Return the conditions of this kind that a final failure turns."""
         return {}
+
+    def can_help(self, _failure: FailureClass) -> bool:
+        """Tell whether another attempt after such an end would differ from the last."""
+        return True
 
     def learned(self, _job: JobFacts) -> dict[str, Any]:
         """Return the status updates that the last words of an ended attempt bring."""

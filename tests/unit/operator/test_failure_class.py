@@ -10,7 +10,7 @@ import pytest
 from builders import EXPERIMENT, ended_pod, job, outcome, pod
 from finetune_api.conditions import FAILURE_REASONS
 from finetune_api.run_outcome import FailureClass
-from finetune_api.run_policy import Retries, TrainingRetries
+from finetune_api.run_policy import Retries, RunPolicy, TrainingRunPolicy
 from finetune_api.status_parts import Restarts
 from finetune_operator.observed import PodFacts
 from finetune_operator.planners.failure_class import REASONS, end_of
@@ -157,10 +157,10 @@ def test_only_listed_classes_are_repeated_and_never_beyond_their_budget(
         FailureClass.START_TIMEOUT: 5,
     }
     restarts, times = Restarts(), 0
-    while (more := spent(restarts, TrainingRetries(), failure)) is not None:
+    while (more := spent(restarts, TrainingRunPolicy(), failure)) is not None:
         restarts, times = more, times + 1
     assert times == repeated.get(failure, 0)
 
 
 def test_a_budget_of_zero_ends_with_the_first_failure() -> None:
-    assert spent(Restarts(), Retries(unknown=0), FailureClass.UNKNOWN) is None
+    assert spent(Restarts(), RunPolicy(retries=Retries(unknown=0)), FailureClass.UNKNOWN) is None
