@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import Tensor
 
 from finetune_api.run_outcome import CheckpointRef
 from finetune_trainer.errors import (
@@ -22,6 +20,7 @@ from finetune_trainer.errors import (
     ResourcesExhaustedError,
     TrainerError,
 )
+from finetune_trainer.pieces import Piece
 from finetune_trainer.store import (
     DamagedError,
     FileEntry,
@@ -31,12 +30,11 @@ from finetune_trainer.store import (
     verify,
     write_manifest,
 )
-from finetune_trainer.tensor_file import read_tensors, tensor_file
+from finetune_trainer.tensor_file import read_pieces, tensor_file
 
 FORMAT = "checkpoint/v1"
-TRAINABLE = "trainable-00000-of-00001.safetensors"
-OPTIMIZER = "optimizer-00000-of-00001.safetensors"
-ADAPTER, STATE = "adapter_config.json", "state.json"
+TRAINABLE, OPTIMIZER = "trainable", "optimizer"
+ADAPTER, STATE, NEW_TOKENS = "adapter_config.json", "state.json", "new_tokens.json"
 QUARANTINED, MANIFEST = "quarantined.json", "manifest.json"
 FOLDER = re.compile(r"checkpoints/attempt-(\d+)\.(\d+)/step-(\d+)/")
 
@@ -54,13 +52,25 @@ class RunIdentity:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state copied to host memory, which training changes no more."""
+    """What one rank saves, copied to host memory, which training changes no more."""
 
     step: int
-    weights: Mapping[str, Tensor]
-    moments: Mapping[str, Tensor]
+    weights: Sequence[Piece]
+    moments: Sequence[Piece]
     state: Mapping[str, Any]
-    adapter: Mapping[str, Any] | None
+    files: Mapping[str, bytes]
+    """files lie beside the tensors, so that others understand them."""
+    arrived: Callable[[], None] = lambda: None
+    """arrived waits until the copies are complete."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The other ranks' files of one checkpoint."""
+
+    writers: int = 1
+    others: Callable[[], Sequence[FileEntry]] = tuple
+    """others waits until they are written and verified, and returns their entries."""
 
 
 @dataclass(frozen=True, order=True)
@@ -82,24 +92,26 @@ class Restored:
     """A verified checkpoint on its way back into the engine."""
 
     ref: CheckpointRef
+    path: str
+    """path of its folder below the experiment's."""
     state: dict[str, Any]
-    weights: dict[str, Tensor]
-    moments: dict[str, Tensor]
 
 
 class Checkpoints:
     """The checkpoints of one experiment, seen by one run of one attempt."""
 
-    def __init__(self, store: Store, identity: RunIdentity) -> None:
+    def __init__(self, store: Store, identity: RunIdentity, run: int | None = None) -> None:
         self.store = store
-        taken = [place.run for place in self._places() if place.attempt == identity.attempt]
-        # A queue may stop and resume the same Job: its second run writes beside its first.
-        self.identity = replace(identity, run=max(taken, default=-1) + 1)
+        if run is None:
+            # A queue may stop and resume the same Job: its second run writes beside its first.
+            taken = [place.run for place in self._places() if place.attempt == identity.attempt]
+            run = max(taken, default=-1) + 1
+        self.identity = replace(identity, run=run)
         self.quarantined: list[str] = []
         self._written: dict[Place, CheckpointRef] = {}
 
-    def newest(self, known: Iterable[CheckpointRef]) -> Restored | None:
-        """Return the newest checkpoint of this plan that is whole; broken ones are set aside.
+    def newest(self, known: Iterable[CheckpointRef], step: int | None = None) -> Restored | None:
+        """Return the newest whole checkpoint of this plan, or of a step; broken ones are set aside.
 
         `known` were reported before: the same address with another digest is broken too. Raises
         ExternalServiceError when the storage cannot be read.
@@ -107,6 +119,8 @@ class Checkpoints:
         digests = {ref.uri: ref.digest for ref in known}
         try:
             for place in sorted(self._places(complete=True), reverse=True):
+                if step not in (None, place.step):
+                    continue
                 folder = self.store.child(place.path)
                 try:
                     restored = self._restored(folder, place, digests)
@@ -119,8 +133,11 @@ class Checkpoints:
             raise _unreadable(self.store, error) from error
         return None
 
-    def write(self, snapshot: Snapshot) -> CheckpointRef:
-        """Write and verify one checkpoint; the manifest, written last, makes it exist."""
+    def write(self, snapshot: Snapshot, parts: Parts) -> int:
+        """Write rank 0's part and, once the others have told theirs, the manifest.
+
+        The manifest, written last, makes the checkpoint exist. Returns the bytes of all files.
+        """
         identity = self.identity
         attempts = [place.attempt for place in self._places()]
         if max(attempts, default=0) > identity.attempt:
@@ -129,17 +146,44 @@ class Checkpoints:
             )
         place = Place(snapshot.step, identity.attempt, identity.run)
         folder = self.store.child(place.path)
-        # What an interrupted try of this same write has left; nobody else writes here.
-        self._clear(folder)
-        entries = list(_files(folder, snapshot))
+        # Left by an interrupted try, or by a run that went back before this step.
+        _remove(folder, MANIFEST)
+        entries = [*self.write_part(snapshot, 0, parts.writers), *parts.others()]
         facts = {"uid": identity.uid, "revision": identity.revision, "plan": identity.plan}
         digest = write_manifest(
             folder, FORMAT, entries, attempt=identity.attempt, step=snapshot.step, **facts
         )
-        verify(folder, read_manifest(folder))
-        ref = CheckpointRef(step=snapshot.step, uri=folder.uri, digest=digest)
-        self._written[place] = ref
-        return ref
+        if read_manifest(folder).digest != digest:
+            raise DamagedError(f"{folder.uri}: {MANIFEST} was not stored as it was written")
+        self._written[place] = CheckpointRef(step=snapshot.step, uri=folder.uri, digest=digest)
+        return sum(entry.bytes for entry in entries)
+
+    def write_part(self, snapshot: Snapshot, number: int, writers: int) -> list[FileEntry]:
+        """Write one rank's files of a checkpoint, read them again, and return their entries."""
+        place = Place(snapshot.step, self.identity.attempt, self.identity.run)
+        folder = self.store.child(place.path)
+        snapshot.arrived()
+        entries = []
+        for name, content in _files(snapshot, number, writers):
+            _remove(folder, name)
+            entries.append(folder.write(name, content))
+        verify(folder, Manifest(FORMAT, tuple(entries)))
+        return entries
+
+    def pieces(self, path: str, kind: str) -> Callable[[Mapping[str, Piece]], Iterator[Piece]]:
+        """Return a reader of a checkpoint's pieces of one kind that share rows with given targets.
+
+        Each is read from storage when it is asked for.
+        """
+        folder = self.store.child(path)
+
+        def read(targets: Mapping[str, Piece]) -> Iterator[Piece]:
+            for entry in read_manifest(folder).files:
+                if entry.name.startswith(f"{kind}-"):
+                    with folder.open(entry.name) as stream:
+                        yield from read_pieces(stream, targets)
+
+        return read
 
     def retain(self, keep_last: int, keep: Iterable[int]) -> None:
         """Delete this revision's checkpoints beyond the last ones and the steps in `keep`.
@@ -153,6 +197,8 @@ class Checkpoints:
             if place.step not in kept:
                 self._clear(self.store.child(place.path))
                 self._written.pop(place, None)
+        for place in self._leftovers():
+            self._clear(self.store.child(place.path))
 
     def written(self) -> dict[int, CheckpointRef]:
         """Return the verified checkpoints of this run by step."""
@@ -179,18 +225,35 @@ class Checkpoints:
         if digests.get(folder.uri, manifest.digest) != manifest.digest:
             raise DamagedError(f"{folder.uri}: differs from the digest that was reported for it")
         verify(folder, manifest)
-        return _loaded(folder, manifest, place.step)
+        return Restored(
+            ref=CheckpointRef(step=place.step, uri=folder.uri, digest=manifest.digest),
+            path=place.path,
+            state=json.loads(folder.read(STATE)),
+        )
 
     def _places(self, *, complete: bool = False) -> list[Place]:
+        found = self._contents()
+        if not complete:
+            return list(found)
+        return [p for p, names in found.items() if MANIFEST in names and QUARANTINED not in names]
+
+    def _leftovers(self) -> list[Place]:
+        """Return folders that earlier runs left without a manifest."""
+        own = self.identity.attempt, self.identity.run
+        return [
+            place
+            for place, names in self._contents().items()
+            if MANIFEST not in names and (place.attempt, place.run) < own
+        ]
+
+    def _contents(self) -> dict[Place, set[str]]:
         files: dict[Place, set[str]] = {}
         for name in self._names():
             match = FOLDER.match(name)
             if match is not None:
                 attempt, run, step = map(int, match.groups())
                 files.setdefault(Place(step, attempt, run), set()).add(name[match.end() :])
-        if not complete:
-            return list(files)
-        return [p for p, found in files.items() if MANIFEST in found and QUARANTINED not in found]
+        return files
 
     def _names(self) -> list[str]:
         try:
@@ -215,19 +278,18 @@ def _unreadable(store: Store, error: Exception) -> ExternalServiceError:
     )
 
 
-def _files(folder: Store, snapshot: Snapshot) -> Iterable[FileEntry]:
+def _remove(folder: Store, name: str) -> None:
+    if folder.exists(name):
+        folder.delete(name)
+
+
+def _files(
+    snapshot: Snapshot, number: int, writers: int
+) -> Iterator[tuple[str, bytes | Iterable[bytes]]]:
     facts = {"step": str(snapshot.step)}
-    yield folder.write(TRAINABLE, tensor_file(snapshot.weights, facts))
-    yield folder.write(OPTIMIZER, tensor_file(snapshot.moments, facts))
-    if snapshot.adapter is not None:
-        yield folder.write(ADAPTER, json.dumps(snapshot.adapter, indent=1).encode())
-    yield folder.write(STATE, json.dumps(snapshot.state, allow_nan=False).encode())
-
-
-def _loaded(folder: Store, manifest: Manifest, step: int) -> Restored:
-    return Restored(
-        ref=CheckpointRef(step=step, uri=folder.uri, digest=manifest.digest),
-        state=json.loads(folder.read(STATE)),
-        weights=read_tensors(folder.read(TRAINABLE)),
-        moments=read_tensors(folder.read(OPTIMIZER)),
-    )
+    for kind, pieces in ((TRAINABLE, snapshot.weights), (OPTIMIZER, snapshot.moments)):
+        yield f"{kind}-{number:05}-of-{writers:05}.safetensors", tensor_file(pieces, facts)
+    if number:
+        return
+    yield from snapshot.files.items()
+    yield STATE, json.dumps(snapshot.state, allow_nan=False).encode()

@@ -18,11 +18,12 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from finetune_trainer.adapter import saved_name
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.distributed import World
 from finetune_trainer.guarded_update import GuardedUpdate
-from finetune_trainer.model import saved_name
-from finetune_trainer.pieces import Piece, fill, whole
+from finetune_trainer.loss_scale import LossScale
+from finetune_trainer.pieces import Piece, Source, fill, whole
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 
 Result = TypeVar("Result")
@@ -35,6 +36,8 @@ class Engine:
 
     sharded = False
     """sharded engines need every rank for a forward, a checkpoint and its loading."""
+    scales_loss = False
+    """scales_loss engines multiply the loss, so that 16-bit gradients do not vanish."""
     writers = 1
     """writers is the number of ranks, from 0, that write a checkpoint together."""
 
@@ -49,6 +52,8 @@ class Engine:
     ) -> None:
         self.task, self.world, self.device = task, world, world.device
         self._dtype, self._find_unused = compute_dtype, find_unused
+        self._scale = LossScale(self.device) if compute_dtype is torch.float16 else None
+        self.scales_loss = self._scale is not None
         self._wrapped = self._wrap()
         trained = list(self._trained())
         self._held = {saved_name(piece.name): piece for piece in trained}
@@ -67,7 +72,7 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient; the factor undoes the average that the reduction takes."""
-        (loss * self.world.size).backward()  # type: ignore[no-untyped-call]
+        self._scaled(loss * self.world.size).backward()  # type: ignore[no-untyped-call]
 
     def clip_and_step(self, factor: float, clip: float) -> Tensor:
         """Update once at `factor` x the peak rates and clear gradients.
@@ -75,8 +80,10 @@ class Engine:
         Returns the norm before clipping, on the device, the same on all ranks.
         """
         parameters = [piece.tensor for piece in self._held.values()]
+        self._unscale(parameters)
         norm = clip_grad_norm_(parameters, clip or torch.inf, foreach=True)
         self._update.update(norm, factor)
+        self._adapt_scale(norm)
         return norm
 
     def discard(self) -> None:
@@ -113,7 +120,7 @@ class Engine:
         """Return what this rank saves of the optimizer's tensors, `<parameter>.<moment>`."""
         return self._own(self._moment_targets())
 
-    def load(self, weights: Iterable[Piece], moments: Iterable[Piece]) -> None:
+    def load(self, weights: Source, moments: Source) -> None:
         """Take over the state of a checkpoint, however it was cut; a collective call.
 
         Only rank 0 reads, and gives the tensors to the others. Raises DataError for missing rows.
@@ -128,6 +135,17 @@ class Engine:
                 dist.broadcast(moved, 0)
                 target.tensor.copy_(moved)
         self._take_moments(targets[1])
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self._scale is None else self._scale.scaled(loss)
+
+    def _unscale(self, parameters: Iterable[Tensor]) -> None:
+        if self._scale is not None:
+            self._scale.unscale([one.grad for one in parameters if one.grad is not None])
+
+    def _adapt_scale(self, norm: Tensor) -> None:
+        if self._scale is not None:
+            self._scale.adapt(norm)
 
     def _wrap(self) -> nn.Module:
         """Place the task for training; return what is called for a loss."""
@@ -162,6 +180,8 @@ class Engine:
 
     def _moment_targets(self) -> dict[str, Piece]:
         found = {}
+        if self._scale is not None:
+            found["loss_scale"] = whole("loss_scale", self._scale.state)
         for name, piece in self._held.items():
             for moment, tensor in self._update.moments(piece.tensor).items():
                 full = f"{name}.{moment}"

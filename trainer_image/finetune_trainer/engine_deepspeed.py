@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from torch import distributed as dist
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.distributed import World, group_of_one
 from finetune_trainer.engine import BuildUpdate, Engine
-from finetune_trainer.pieces import Piece, fill, whole
+from finetune_trainer.pieces import Piece, Source, fill, whole
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 
 Result = TypeVar("Result")
@@ -95,7 +95,7 @@ class ZeroEngine(Engine):
         }
         return found + [whole(name, value) for name, value in counters.items()]
 
-    def load(self, weights: Iterable[Piece], moments: Iterable[Piece]) -> None:
+    def load(self, weights: Source, moments: Source) -> None:
         """Take over the state of a checkpoint, which rank 0 reads; a collective call."""
         names = self._moment_names()
         shapes = {name: piece.shape for name, piece in self._held.items()}
@@ -185,9 +185,7 @@ class ZeroEngine(Engine):
                 found.append(whole(saved, full.detach().cpu().reshape(piece.shape)))
         return found
 
-    def _filled(
-        self, shapes: dict[str, tuple[int, ...]], pieces: Iterable[Piece]
-    ) -> dict[str, Tensor]:
+    def _filled(self, shapes: dict[str, tuple[int, ...]], pieces: Source) -> dict[str, Tensor]:
         if self.world.rank:
             return {}
         targets = {name: whole(name, torch.empty(shape)) for name, shape in shapes.items()}

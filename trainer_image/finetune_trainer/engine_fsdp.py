@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import ceil
@@ -25,7 +25,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.distributed import World, group_of_one
 from finetune_trainer.engine import BuildUpdate, Engine
-from finetune_trainer.pieces import Piece, fill
+from finetune_trainer.pieces import Piece, Source, fill
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 
 Result = TypeVar("Result")
@@ -82,13 +82,14 @@ class ShardedEngine(Engine):
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient; reductions sum, so nothing has to be undone."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._scaled(loss).backward()  # type: ignore[no-untyped-call]
 
     def clip_and_step(self, factor: float, clip: float) -> Tensor:
         """Update this rank's rows; the norm is one sum over the shard group."""
         shards = [piece.tensor for piece in self._held.values()]
         for shard, parameter in zip(shards, self._parameters, strict=True):
             shard.grad = None if parameter.grad is None else parameter.grad.to_local()
+        self._unscale(shards)
         grads = [shard.grad for shard in shards if shard.grad is not None]
         square = get_total_norm(grads, foreach=True).square().to(self.device)
         dist.all_reduce(square, group=self._shard_group)
@@ -96,6 +97,7 @@ class ShardedEngine(Engine):
         own = norm.to(shards[0].device)
         clip_grads_with_norm_(shards, clip or torch.inf, own, foreach=True)
         self._update.update(own, factor)
+        self._adapt_scale(norm)
         self.discard()
         return norm
 
@@ -115,7 +117,7 @@ class ShardedEngine(Engine):
         """Return a context that changes nothing: the layers cast their own weights and inputs."""
         return nullcontext()
 
-    def load(self, weights: Iterable[Piece], moments: Iterable[Piece]) -> None:
+    def load(self, weights: Source, moments: Source) -> None:
         """Take over this rank's rows of a checkpoint's state, however it was cut; every rank reads.
 
         Raises DataError for missing rows.

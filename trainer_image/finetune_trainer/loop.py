@@ -141,9 +141,8 @@ class Loop:
     def finish_saving(self) -> None:
         """Wait until rank 0 has everything in storage."""
         run = self._run
-        if run.saver is not None:
-            if run.board is not None:
-                run.board.set(phase="Saving")
+        if run.saver is not None and run.board is not None:
+            run.board.set(phase="Saving")
         run.saving.finish(run.heartbeat.beat)
         if run.board is not None:
             show_saves(run.board, run.saver, run.record)

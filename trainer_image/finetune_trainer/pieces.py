@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -26,6 +26,10 @@ class Piece:
         return tuple(self.tensor.shape) == self.shape
 
 
+Source = Iterable[Piece] | Callable[[Mapping[str, Piece]], Iterable[Piece]]
+"""Pieces, or what yields those that have something for given targets."""
+
+
 def whole(name: str, tensor: Tensor) -> Piece:
     """Return a tensor that is held completely."""
     return Piece(name, tensor, tuple(tensor.shape))
@@ -36,14 +40,21 @@ def overlap(first: int, rows: int, other_first: int, other_rows: int) -> range:
     return range(max(first, other_first), min(first + rows, other_first + other_rows))
 
 
-def fill(targets: Mapping[str, Piece], pieces: Iterable[Piece]) -> None:
+def overlaps(target: Piece | None, first: int, shape: Sequence[int]) -> bool:
+    """Tell whether a piece of this first row and own shape has anything for a target."""
+    if target is None:
+        return False
+    return not shape or bool(overlap(target.first, len(target.tensor), first, shape[0]))
+
+
+def fill(targets: Mapping[str, Piece], source: Source) -> None:
     """Copy what the targets' rows need out of pieces cut in any other way.
 
     Raises DataError (CheckpointIncomplete) when rows of a target were in no piece, or shapes
     differ. Pieces that nobody asked for are passed over.
     """
     missing = {name: target.tensor.numel() for name, target in targets.items()}
-    for piece in pieces:
+    for piece in source(targets) if callable(source) else source:
         target = targets.get(piece.name)
         if target is None:
             continue

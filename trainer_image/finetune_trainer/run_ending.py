@@ -7,7 +7,8 @@ from typing import Literal
 from finetune_api.experiment_status import MetricStatus
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome, TrainingSummary
-from finetune_api.training_settings import AdapterType, ResultChoice
+from finetune_api.training_settings import AdapterType, CheckpointPolicy, ResultChoice
+from finetune_trainer.errors import ExternalServiceError
 from finetune_trainer.loop import Loop, Run
 from finetune_trainer.run_record import RunRecord
 from finetune_trainer.run_report import ReportFacts, report_files
@@ -16,19 +17,36 @@ from finetune_trainer.saver import Saver
 
 
 def completed(config: TrainingConfig, run: Run, loop: Loop, answers: SampleAnswers) -> Outcome:
-    """Answer the samples, write the report, wait for storage; return the outcome; collective."""
+    """Load the result, answer the samples, write the report; return the outcome; collective."""
+    loop.finish_saving()
+    _load_result(config, run)
     samples = answers.of_tuned(run.record)
-    outcome = Outcome(failure_class=FailureClass.COMPLETED, step=run.record.step)
+    reason = "EarlyStopped" if run.record.step < run.total else ""
+    outcome = Outcome(failure_class=FailureClass.COMPLETED, reason=reason)
     if run.saver is not None:
-        run.saver.finish(run.heartbeat.beat)
         result, summary = _result(config, run.record, run.saver)
         facts = ReportFacts(config, run.record, summary, samples, run.engine.world.size)
         run.saver.write_report(report_files(facts))
-        run.saver.retain(run.record.ranking())
+        run.saver.retain(sorted(run.record.kept_steps(config.spec.checkpoint)))
         outcome = outcome.model_copy(update={"result": result, "training": summary})
     loop.finish_saving()
     run.agreement.close()
     return with_facts(outcome, run)
+
+
+def _load_result(config: TrainingConfig, run: Run) -> None:
+    """Give every rank the weights that are the result, where they are not the last ones."""
+    step = 0
+    if run.saver is not None:
+        result, _ = _result(config, run.record, run.saver)
+        step = 0 if result is None else result.step
+    step = run.engine.world.tell("result", step)
+    if step in (0, run.record.step):
+        return
+    if run.restore("result/record", step) is None:
+        raise ExternalServiceError(
+            f"the checkpoint of step {step}, the result, cannot be read again; repair the storage"
+        )
 
 
 def with_facts(outcome: Outcome, run: Run | None) -> Outcome:
@@ -54,11 +72,13 @@ def _result(
     known = saver.known()
     ranked = [step for step in record.ranking() if step in known]
     choice: Literal["Best", "Last"] = "Last"
-    reason = "no validation loss was evaluated"
-    if config.spec.checkpoint.result is ResultChoice.LAST:
+    reason = "no objective was evaluated"
+    if config.spec.checkpoint.policy is CheckpointPolicy.NONE:
+        reason = "spec.checkpoint.policy is None"
+    elif config.spec.checkpoint.result is ResultChoice.LAST:
         reason = "spec.checkpoint.result is Last"
-    elif ranked:
-        choice, reason = "Best", f"lowest validation loss, at step {ranked[0]}"
+    elif ranked and record.objective is not None:
+        choice, reason = "Best", f"best {record.objective.name}, at step {ranked[0]}"
     step = ranked[0] if choice == "Best" else max(known, default=0)
     kind: Literal["Adapter", "Model"] = (
         "Model" if config.spec.adapter.type is AdapterType.NONE else "Adapter"
