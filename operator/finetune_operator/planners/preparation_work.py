@@ -121,7 +121,8 @@ class PreparationWork(Work):
             "artifacts": artifacts(status.artifacts, outcome),
             "warnings": warnings(status.warnings, outcome),
         }
-        message = f"{summary.plan.total_steps} steps are planned"
+        steps = summary.plan.total_steps
+        message = f"{steps} steps are planned" if steps else "an evaluation is planned"
         said = {PLANNED: AS_EXPECTED}
         return Achievement(Situation.UNDER_WAY, "Preparing", message, updates, said)
 

@@ -248,6 +248,6 @@ def _finished(observed: Observed, step: int) -> ExperimentProgress:
     progress, plan = status.progress or ExperimentProgress(), status.plan
     total = plan.total_steps if plan else progress.total_steps
     done = {"percentage": 100, "step": step, "total_steps": total, "stage": "Completed"}
-    if plan and step == total:
+    if plan and step == total and plan.steps_per_epoch:
         done["epoch"] = round(total / plan.steps_per_epoch, 3)
     return progress.model_copy(update=done | {"eta": None, "estimated_remaining_seconds": None})

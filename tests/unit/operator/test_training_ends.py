@@ -8,6 +8,7 @@ import pytest
 
 from builders import (
     EXPERIMENT,
+    PLAN,
     attempt,
     condition,
     digest,
@@ -31,7 +32,9 @@ def ended(summary: TrainingSummary, *, spec: dict[str, Any] | None = None, **fie
     pods = [ended_pod(i, FailureClass.COMPLETED, outcome=outcome) for i in range(2)]
     observed: Observed = seen(prepared(**attempt()), running(*pods, complete=True))
     if spec:
-        found = our_object(EXPERIMENT, status=prepared(**attempt()), **spec)
+        nothing = {"totalSteps": 0, "stepsPerEpoch": 0, "warmupSteps": 0, "epochs": 0.0}
+        status = prepared(**attempt()) | {"plan": PLAN | nothing}
+        found = our_object(EXPERIMENT, status=status, **spec)
         observed = Observed(**{**vars(observed), "object": found})
     return plan(observed)
 
