@@ -50,7 +50,8 @@ class SplitSource:
                 continue
             batch = batch_of(self.rows, start, start + CHUNK)
             for one in above[low:high]:
-                sample, cut = fitted(self.encoder, self._messages(batch, one, start), limits)
+                messages = self._messages(batch, one, start)
+                sample, cut = fitted(self.encoder, messages, limits, int(one["length"]))
                 yield Entry(int(one["row"]), sample, int(one["number"]), int(one["of"])), cut
 
     def _renderings(self, batch: Rows, row: int) -> Sequence[Rendering]:

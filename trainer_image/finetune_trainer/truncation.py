@@ -117,19 +117,27 @@ class Shortener:
         return text[spans[len(spans) - keep][0] :] if from_start else text[: spans[keep - 1][1]]
 
 
-def fitted(encoder: Encoder, messages: Sequence[Message], limits: Limits) -> tuple[Sample, Cut]:
-    """Return the sample of a conversation cut to the limits, and what was taken."""
+def fitted(
+    encoder: Encoder, messages: Sequence[Message], limits: Limits, length: int | None = None
+) -> tuple[Sample, Cut]:
+    """Return the sample of a conversation cut to the limits, and what was taken.
+
+    `length` is the number of tokens of the whole conversation, where it is known.
+    """
+    seen: dict[tuple[str, ...], Sample] = {}
 
     def sample(kept: Sequence[Message]) -> Sample:
-        return next(encoder.encoded(encoder.renderings(kept)[-1:]))
+        texts = tuple(one["content"] for one in kept)
+        if texts not in seen:
+            seen[texts] = next(encoder.encoded(encoder.renderings(kept)[-1:]))
+        return seen[texts]
 
-    whole = sample(messages)
     shortener = Shortener(encoder.tokenizer, limits.least, lambda kept: limits.excess(sample(kept)))
     kept, cut = shortener.shortened(messages)
     fitting = sample(kept)
     fits = limits.prompt is None or fitting.context <= limits.prompt
     fitting, answer = cut_end(fitting, min(limits.whole, limits.end_of(fitting)))
-    lost = len(whole.ids) - len(fitting.ids)
+    lost = (len(sample(messages).ids) if length is None else length) - len(fitting.ids)
     return fitting, replace(cut, answer=answer, tokens=lost, fits=fits)
 
 
