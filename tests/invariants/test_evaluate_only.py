@@ -16,11 +16,16 @@ EVALUATE = {"rank": None, "alpha": None, "totalSteps": 0, "stepsPerEpoch": 0, "w
 ALL = ["Loss", "Perplexity", "SamplePerplexity", "TokenAccuracy"]
 
 
-def config(ground, *, attempt=1, ranks=1, dataset=None, evaluation=None, **plan):
+def config(ground, *, attempt=1, ranks=1, dataset=None, evaluation=None, generation=None, **plan):
     """Return the config of an evaluation."""
     asked = {"atStart": False, "generateSamples": 2, "metrics": ALL} | (evaluation or {})
     found = ground.config(
-        attempt, ranks=ranks, evaluation=asked, dataset=dataset or {}, plan=EVALUATE | plan
+        attempt,
+        ranks=ranks,
+        evaluation=asked,
+        dataset=dataset or {},
+        generation=generation or {},
+        plan=EVALUATE | plan,
     )
     found["spec"]["mode"] = "Evaluate"
     return found
@@ -63,12 +68,21 @@ def test_the_metrics_equal_the_baseline_of_a_training_on_the_same_data(tmp_path)
     assert evaluated == pytest.approx({one.name: one.value for one in baseline if not one.step})
 
 
-@pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
-@pytest.mark.parametrize("ranks", [2, 3], ids="{} ranks".format)
-def test_ranks_and_strategy_change_no_metric_and_no_answer(tmp_path, ranks, strategy):
+@pytest.mark.parametrize(
+    ("ranks", "strategy", "generation"),
+    [
+        pytest.param(2, "DDP", {}, id="2 ranks"),
+        pytest.param(3, "DDP", {"doSample": True, "temperature": 3.0}, id="3 ranks, sampled"),
+        pytest.param(2, "FSDP", {"numBeams": 2}, id="2 ranks sharded, beams"),
+        pytest.param(3, "FSDP", {"doSample": True}, id="3 ranks sharded, sampled"),
+    ],
+)
+def test_ranks_and_strategy_change_no_metric_and_no_answer(tmp_path, ranks, strategy, generation):
     ground = TrainingGround(tmp_path)
-    alone = ground.forked(config(ground)).completed()
-    together = ground.forked(config(ground, attempt=2, ranks=ranks, strategy=strategy)).completed()
+    generation = {"maxNewTokens": 11} | generation
+    alone = ground.forked(config(ground, generation=generation)).completed()
+    asked = config(ground, attempt=2, ranks=ranks, generation=generation, strategy=strategy)
+    together = ground.forked(asked).completed()
     assert values(together) == pytest.approx(values(alone), rel=1e-6)
     answers = [
         json.loads(ground.store.read(f"report-{attempt}.0/report.json"))["samples"]
