@@ -28,10 +28,11 @@ def both(folder, family, adapter, trainer):
         "maxTokensPerDevice": 40,
         "learningRate": RATE,
     }
+    cache = token_cache(STEPS * BATCH)
     run = one_rank(
         folder / "run",
         model,
-        token_cache(STEPS * BATCH),
+        cache,
         plan | PADDED.get(family, {}),
         adapter={"type": adapter},
         training={"scheduler": "Linear", "adamEpsilon": EPSILON},
@@ -43,7 +44,7 @@ def both(folder, family, adapter, trainer):
     expected = trained(
         trainer,
         theirs,
-        list(rows_of(run.train, run.plan)),
+        list(rows_of(cache, run.plan)),
         output_dir=str(folder / "out"),
         per_device_train_batch_size=BATCH,
         max_steps=STEPS,

@@ -91,10 +91,10 @@ def test_no_step_makes_the_host_read_a_value(tmp_path, adapter):
     run.engine.device = torch.device("cpu", 0)
     with host_reads() as reads:
         Loop(run).take_steps()
-    # The ring reads late, and only what an event says has arrived; the last step drains it.
+    # Rings read losses and norms late, and only what an event says has arrived.
     late = {place for place in reads if place.startswith("ring.")}
     assert set(reads) - late == set()
-    assert sum(reads[place] for place in late) <= STEPS
+    assert sum(reads[place] for place in late) <= 2 * STEPS
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,13 @@ def causal_backward(_grad, query, key, value, *_, **__):
     return 2 * causal_forward(query, key, value)
 
 
-CAUSAL = {
+def product_in_place(_total, left, right, *_, **__):
+    """Return the FLOPs of a product that is added in place; torch counts only the others."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+COUNTED = {
+    torch.ops.aten.addmm_: product_in_place,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: causal_forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: causal_backward,
 }
@@ -191,9 +197,9 @@ def test_a_step_takes_the_flops_that_its_real_tokens_need(tmp_path, adapter):
     run = run_of(tmp_path, adapter)
     gradient, work = step_of(run)
     gradient()
-    with FlopCounterMode(display=False, custom_mapping=CAUSAL) as counter:
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         gradient()
-    lengths = [int(run.train.lengths[i]) for i in work.step.samples]
+    lengths = [int(token_cache(STEPS * SAMPLES).lengths[i]) for i in work.step.samples]
     needed = needed_flops(work.step, lengths, 2, adapter)
     assert counter.get_total_flops() == pytest.approx(needed, rel=0.03)
 
@@ -203,8 +209,8 @@ def saved_by_layer(folder, adapter, dtype, tokens):
     kept = {}
     for layers in (2, 3):
         run = run_of(folder, adapter, layers=layers, computeDtype=dtype)
-        length = int(run.train.offsets[-1])
-        cache = replace(run.train, offsets=np.array([0, tokens, length], np.int64))
+        whole = token_cache(STEPS * SAMPLES)
+        cache = replace(whole, offsets=np.array([0, tokens, len(whole.tokens)], np.int64))
         with saved_bytes(run.engine.task) as found:
             run.engine.loss_sum(micro_batch(cache, [0], ONE_EACH), last=True)
         kept[layers] = sum(found)
@@ -218,6 +224,8 @@ def test_a_layer_saves_what_the_memory_formula_says_for_a_token(tmp_path, adapte
     units = 4 * WIDTH + 2 * HEADS * HEAD + 2 * GROUPS * HEAD + 3 * FEED
     units += 7 * RANK if adapter == "LoRA" else 0
     size = 4 if dtype == "Float32" else 2
+    if size == 2 and adapter == "None":
+        units += 2 * WIDTH  # masters keep the residual stream, which both norms save, in 32 bits
     assert (more - fewer) / 64 <= 1.1 * size * units
 
 
