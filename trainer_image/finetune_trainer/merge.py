@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model_record import recorded_model
 from finetune_trainer.weight_shards import DTYPES, TensorPlan
 
 PEFT_PREFIX = "base_model.model."
@@ -212,7 +213,7 @@ def trained_weights(folder: Path) -> Trained:
     }
     special = (LORA_A, LORA_B, MAGNITUDE, ROWS)
     whole = {_plain(name): found[name] for name in found if not name.endswith(special)}
-    return Trained(whole, updates, rows, _vocabulary(folder))
+    return Trained(whole, updates, rows, recorded_model(folder).vocabulary)
 
 
 def tied_names(names: Iterable[str], tied: Mapping[str, str]) -> dict[str, str]:
@@ -240,12 +241,6 @@ def _update(
         transposed=bool(config.get("fan_in_fan_out")),
         magnitude=magnitude,
     )
-
-
-def _vocabulary(folder: Path) -> int:
-    path = folder / "state.json"
-    state = json.loads(path.read_bytes()) if path.exists() else {}
-    return int(state.get("model", {}).get("vocabulary", 0))
 
 
 def _adapter_config(folder: Path) -> Mapping[str, Any]:

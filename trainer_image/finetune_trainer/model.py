@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from finetune_trainer.adapter import saved_name as saved_name  # noqa: PLC0414 - for engines
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.segments import SEGMENTS
 

@@ -9,6 +9,7 @@ from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef
 from finetune_trainer.checkpoint import OPTIMIZER, TRAINABLE, Checkpoints, RunIdentity
 from finetune_trainer.engine import Engine
+from finetune_trainer.model_record import MODEL, ModelRecord
 from finetune_trainer.store import open_store
 
 
@@ -41,16 +42,20 @@ def take_up(
     checkpoints: Checkpoints | None,
     known: Sequence[CheckpointRef],
     key: str,
+    *,
     step: int | None = None,
+    model: ModelRecord | None = None,
 ) -> tuple[CheckpointRef, dict[str, Any]] | None:
     """Load the newest whole checkpoint, or that of `step`; return it and its record on all ranks.
 
-    A collective call, each with a `key` of its own; None when there is no such checkpoint.
+    A collective call, each with a `key` of its own; None when there is no such checkpoint. Raises
+    ConfigurationError (WeightsMismatch) where it was trained on another base than `model` tells.
     """
     world, told = engine.world, None
     if world.rank == 0 and checkpoints is not None:
         found = checkpoints.newest(known, step)
         if found is not None:
+            _refuse_another_base(checkpoints, found.path, model)
             told = {"ref": found.ref.model_dump(), "path": found.path} | found.state
     told = world.tell(key, told)
     if told is None:
@@ -61,3 +66,9 @@ def take_up(
         path = told["path"]
         engine.load(checkpoints.pieces(path, TRAINABLE), checkpoints.pieces(path, OPTIMIZER))
     return CheckpointRef(**told["ref"]), told["record"]
+
+
+def _refuse_another_base(checkpoints: Checkpoints, path: str, model: ModelRecord | None) -> None:
+    folder = checkpoints.store.child(path)
+    if model is not None and folder.exists(MODEL):
+        model.refuse_another(folder.read(MODEL))

@@ -23,6 +23,7 @@ from finetune_trainer.data import micro_batch
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import Engine
 from finetune_trainer.loop import Run
+from finetune_trainer.model_record import MODEL, ModelRecord, model_record
 from finetune_trainer.objective import objective_of
 from finetune_trainer.plan import Plan
 from finetune_trainer.progress import Board
@@ -55,7 +56,8 @@ def assembled_run(
         show_peak(peak, board)
     heartbeat.beat()
     checkpoints = opened_checkpoints(config, plan.identity(config.prepared_digest), engine)
-    found = take_up(engine, checkpoints, config.known_checkpoints, "record")
+    model = model_record(config, folder.model, engine.task.vocabulary)
+    found = take_up(engine, checkpoints, config.known_checkpoints, "record", model=model)
     record = RunRecord() if found is None else RunRecord(**found[1])
     record.objective = objective_of(config.spec.evaluation, seen=config.plan.validation_seen)
     heartbeat.beat()
@@ -66,7 +68,7 @@ def assembled_run(
             saver.resumed(record, found[0])
 
     def restore(key: str, step: int | None) -> dict[str, Any] | None:
-        again = take_up(engine, checkpoints, config.known_checkpoints, key, step)
+        again = take_up(engine, checkpoints, config.known_checkpoints, key, step=step)
         if again is not None and saver is not None:
             saver.went_back(again[0].step)
         return None if again is None else again[1]
@@ -85,7 +87,7 @@ def assembled_run(
         agreement=Agreement(world),
         heartbeat=heartbeat,
         restore=restore,
-        saving=Saving(engine, checkpoints, saver, _beside(folder, adapter)),
+        saving=Saving(engine, checkpoints, saver, _beside(folder, adapter, model)),
         board=board,
         saver=saver,
     )
@@ -102,9 +104,13 @@ def _probed(
     return probed_memory(engine, batch, sum(memory.terms.values()) if memory else None)
 
 
-def _beside(folder: RankFolder, adapter: dict[str, Any] | None) -> dict[str, bytes]:
-    """Return what lies beside a checkpoint's tensors: adapter settings and new tokens."""
-    files = {} if adapter is None else {ADAPTER: json.dumps(adapter, indent=1).encode()}
+def _beside(
+    folder: RankFolder, adapter: dict[str, Any] | None, model: ModelRecord
+) -> dict[str, bytes]:
+    """Return what lies beside a checkpoint's tensors: base, adapter settings and new tokens."""
+    files = {MODEL: model.as_file()}
+    if adapter is not None:
+        files[ADAPTER] = json.dumps(adapter, indent=1).encode()
     tokens = folder.prepared / NEW_TOKENS
     return files | ({NEW_TOKENS: tokens.read_bytes()} if tokens.exists() else {})
 

@@ -223,6 +223,6 @@ def test_without_a_type_only_changed_tensors_become_32_bit(tmp_path: Path):
 
 def test_a_table_of_another_size_is_refused_unless_the_run_grew_it(tmp_path: Path):
     _, base, checkpoint = trained_toy(tmp_path, tied=False, type=AdapterType.NONE, rows=NEW)
-    (checkpoint / "state.json").unlink()
+    (checkpoint / "model.json").unlink()
     with pytest.raises(MergeFailedError, match="embed_tokens"):
         merged_weights(base, checkpoint, torch.float32).tensor("model.embed_tokens.weight")

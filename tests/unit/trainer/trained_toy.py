@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from finetune_api.training_settings import Adapter, Model, Quantization
 from finetune_trainer.adapter import Trained, adapter_config, saved_name, trainable_model
 from finetune_trainer.adapter_targets import saved_modules
-from finetune_trainer.model_record import ModelRecord
+from finetune_trainer.model_record import MODEL, ModelRecord
 from finetune_trainer.quantisation import quantise, quantiser
 from finetune_trainer.vocabulary import NewRow
 from toy_llama import VOCABULARY, toy_llama_folder
@@ -45,5 +45,5 @@ def trained_toy(folder: Path, *, tied: bool, kind: str = "None", rows=(), **adap
     whole = tuple(settings.modules_to_save or ())
     vocabulary = model.config.vocab_size
     record = ModelRecord(quantization=kind, held="Float32", whole=whole, vocabulary=vocabulary)
-    (checkpoint / "state.json").write_text(json.dumps({"model": record.as_json()}))
+    (checkpoint / MODEL).write_bytes(record.as_file())
     return model, base, checkpoint
