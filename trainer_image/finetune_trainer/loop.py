@@ -125,7 +125,7 @@ class Loop:
         )
         run.record.add_evaluation(run.record.step, found.values, found.rows)
         if run.saver is not None:
-            run.saver.write_evaluation(run.record)
+            run.saver.write_evaluation(run.record.evaluations[-1])
         if run.board is not None:
             show_evaluation(run.board, run.record, found)
 
@@ -220,7 +220,7 @@ class Loop:
         run = self._run
         run.record.rollbacks += 1
         self._ring.clear()
-        self._ring = _ring(run)
+        self._ring, self._clock = _ring(run), StepClock(run.engine.device)
         run.saving.finish(run.heartbeat.beat)
         state = run.restore(f"rollback/{run.record.rollbacks}", None)
         if state is None:

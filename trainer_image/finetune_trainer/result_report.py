@@ -38,11 +38,15 @@ def show_saves(board: Board, saver: Saver | None, record: RunRecord) -> None:
         best_checkpoint=None if best is None else known[best],
         save_seconds=saver.save_seconds or None,
         quarantined=saver.quarantined,
-        checkpoint_age_seconds=time.monotonic() - saver.saved_time,
+        checkpoint_age_seconds=saver.last_time and time.time() - saver.last_time,
     )
     if known:
         board.gauge("train_checkpoint_step", max(known))
-        age = time.monotonic() - saver.saved_time
-        board.gauge("train_checkpoint_timestamp_seconds", time.time() - age)
+    if saver.last_time:
+        board.gauge("train_checkpoint_timestamp_seconds", saver.last_time)
+    while saver.write_seconds:
+        board.observe("train_checkpoint_write_seconds", saver.write_seconds.popleft())
+    board.total("train_checkpoint_bytes", saver.written_bytes)
+    board.gauge("train_upload_lag_seconds", saver.lag_seconds)
     board.total("train_checkpoints_postponed", saver.postponed)
     board.total("train_upload_retries", saver.upload_retries)
