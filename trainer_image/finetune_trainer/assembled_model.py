@@ -21,6 +21,7 @@ from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.adapter_targets import saved_modules
 from finetune_trainer.base_form import BaseForm, base_form, proven_form, run_type
 from finetune_trainer.continued_adapter import continue_adapter
+from finetune_trainer.determinism import repeat_exactly
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import BuildUpdate, Engine
 from finetune_trainer.engine_choice import engine_for
@@ -43,6 +44,8 @@ def assembled_engine(
 
     Raises ConfigurationError for what this model or this device cannot do.
     """
+    if config.spec.training.deterministic:
+        repeat_exactly()
     form = base_form(config, folder.model, world.device)
     base = held_base(config, form, folder, world.device)
     beat()

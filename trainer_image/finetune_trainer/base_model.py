@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from finetune_api.model_settings import InitialWeights
 from finetune_api.storage import Location
 from finetune_trainer.errors import AccessError, ConfigurationError, ExternalServiceError
 from finetune_trainer.mounts import claim_folder, required_secret_value
@@ -53,16 +54,22 @@ def local_model_folder(
     """Return a folder that holds the model in Hub layout.
 
     `revision` is the commit that preparation resolved; `weights=False` leaves the tensors where
-    they are. Raises AccessError (ModelNotFound, AccessDenied), ConfigurationError
-    (UnsafeModelFormat) and ExternalServiceError.
+    they are, and weights that are drawn need none. Raises AccessError (ModelNotFound,
+    AccessDenied), ConfigurationError (UnsafeModelFormat) and ExternalServiceError.
     """
+    drawn = model.initial_weights is InitialWeights.RANDOM
+    weights = weights and not drawn
     if model.volume_claim is not None:
         folder = claim_folder(model.volume_claim.claim_name) / (model.volume_claim.path or "")
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        _check_files(names, model_place(model))
+        _check_files(names, model_place(model), drawn=drawn)
         return folder
     if model.s3 is not None:
-        return _from_s3(model.s3, model_place(model), scratch / "model", weights=weights)
+        names = _names_in_s3(model.s3)
+        _check_files(names, model_place(model), drawn=drawn)
+        return _from_s3(model.s3, names, scratch / "model", weights=weights)
+    if not hub.offline:
+        _check_files(_names_on_hub(model, hub, revision), model.name or "", drawn=drawn)
     return _from_hub(model.name or "", hub, revision or model.revision, weights=weights)
 
 
@@ -87,10 +94,12 @@ def hub_tokenizer_folder(name: str, revision: str | None, hub: Hub) -> Path:
     )
 
 
-def _from_s3(location: S3, place: str, folder: Path, *, weights: bool) -> Path:
+def _names_in_s3(location: S3) -> list[str]:
+    return [name for name in open_store(Location(s3=location)).list() if "/" not in name]
+
+
+def _from_s3(location: S3, names: Iterable[str], folder: Path, *, weights: bool) -> Path:
     store = open_store(Location(s3=location))
-    names = [name for name in store.list() if "/" not in name]
-    _check_files(names, place)
     for name in names:
         target = folder / name
         if _wanted(name, weights=weights) and not target.exists():
@@ -98,14 +107,18 @@ def _from_s3(location: S3, place: str, folder: Path, *, weights: bool) -> Path:
     return folder
 
 
+def _names_on_hub(model: Model, hub: Hub, revision: str | None) -> list[str]:
+    from huggingface_hub import HfApi  # noqa: PLC0415
+
+    api, name = HfApi(endpoint=hub.endpoint, token=_token(hub) or False), model.name or ""
+    commit = revision or model.revision
+    return _asked(lambda: api.list_repo_files(name, revision=commit), name, commit)
+
+
 def _from_hub(name: str, hub: Hub, revision: str | None, *, weights: bool) -> Path:
-    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
 
     token = _token(hub) or False
-    if not hub.offline:
-        api = HfApi(endpoint=hub.endpoint, token=token)
-        names = _asked(lambda: api.list_repo_files(name, revision=revision), name, revision)
-        _check_files(names, name)
     wanted = [*SETTINGS, *(WEIGHTS if weights else ())]
     return Path(
         _asked(
@@ -160,14 +173,14 @@ def _asked(
         ) from error
 
 
-def _check_files(names: Iterable[str], place: str) -> None:
+def _check_files(names: Iterable[str], place: str, *, drawn: bool) -> None:
     found = list(names)
     if "config.json" not in found:
         raise AccessError(
             f"spec.model: {place} holds no config.json; correct spec.model",
             reason="ModelNotFound",
         )
-    if any(fnmatch(name, pattern) for name in found for pattern in WEIGHTS):
+    if drawn or any(fnmatch(name, pattern) for name in found for pattern in WEIGHTS):
         return
     if any(fnmatch(name, pattern) for name in found for pattern in PICKLES):
         raise ConfigurationError(

@@ -14,7 +14,9 @@ WORTH_STEPS = 500
 """Steps from which a minute or so of compilation is small."""
 
 
-def compile_layers(model: nn.Module, run: TrainingConfig, device: torch.device) -> int:
+def compile_layers(
+    model: nn.Module, run: TrainingConfig, device: torch.device, *, backend: str = "inductor"
+) -> int:
     """Compile every decoder layer in place, with a free token dimension; return their number.
 
     Auto leaves out runs on CPU, short ones and those with dropout. Raises ConfigurationError where
@@ -34,5 +36,5 @@ def compile_layers(model: nn.Module, run: TrainingConfig, device: torch.device) 
             f"spec.training.compile: {type(model).__name__} has no layers to compile; set Never"
         )
     for layer in layers:
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=True, backend=backend)
     return len(layers)

@@ -132,6 +132,11 @@ def _base(config: PreparationConfig) -> Base:
     commit = resolved_commit(model, hub)
     folder = local_model_folder(model, hub, scratch_folder(), commit, weights=False)
     refuse_unfit_start(start, config.spec)
+    if config.spec.model.intermediate_dropout is not None:
+        # Only the library knows which dropouts an architecture has; it takes seconds to import.
+        from finetune_trainer.model_config import model_config  # noqa: PLC0415
+
+        model_config(folder, config.spec.model.intermediate_dropout)
     put_on = "".join(f"+{one.digest}/{one.handover.value}" for one in start.ancestors)
     return Base(place, commit, folder, model_facts(folder), f"{place}@{commit}{put_on}")
 

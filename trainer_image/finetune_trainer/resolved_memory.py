@@ -20,6 +20,7 @@ from finetune_api.training_settings import (
     Compile,
     Dtype,
     GradientCheckpointing,
+    InitialWeights,
 )
 from finetune_trainer.byte_size import byte_size
 from finetune_trainer.errors import ConfigurationError
@@ -120,8 +121,15 @@ def checkpointed_layers(spec: ExperimentSpec, estimate: MemoryEstimate | None) -
     return estimate.settings.checkpointed
 
 
-def check_compile(spec: ExperimentSpec) -> None:
-    """Refuse to compile what draws random numbers (peft#3020: recomputed graphs draw others)."""
+def check_model(spec: ExperimentSpec) -> None:
+    """Refuse adapters on weights that exist nowhere, and to compile what draws random numbers.
+
+    Recomputed graphs draw others (peft#3020).
+    """
+    random = spec.model.initial_weights == InitialWeights.RANDOM
+    if random and spec.adapter.type != AdapterType.NONE:
+        problem = "an adapter on Random weights could never be merged or served"
+        raise _refused("model.initialWeights", problem, "set adapter.type None")
     drawn = spec.adapter.dropout or spec.model.intermediate_dropout
     if spec.training.compile == Compile.ALWAYS and drawn:
         raise _refused("training.compile", "Always does not work with dropout", "set Auto or Never")

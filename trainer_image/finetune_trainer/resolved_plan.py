@@ -24,7 +24,7 @@ from finetune_trainer.mixture import Mixture
 from finetune_trainer.plan import Plan, PlanSettings
 from finetune_trainer.resolved_memory import (
     Batches,
-    check_compile,
+    check_model,
     checkpointed_layers,
     memory_status,
     resolved_batches,
@@ -69,7 +69,7 @@ def ranks_of(spec: ExperimentSpec) -> int:
 
 def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
     """Return every number of the run; raise ConfigurationError for settings that cannot act."""
-    check_compile(spec)
+    check_model(spec)
     if spec.mode is Mode.EVALUATE:
         return _evaluation(spec, facts)
     preset = preset_of(spec)

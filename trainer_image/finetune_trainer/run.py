@@ -15,6 +15,7 @@ import transformers
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import EXIT_CODES, Outcome
 from finetune_api.training_settings import Mode
+from finetune_trainer.determinism import refused_operation
 from finetune_trainer.distributed import Signs, agree, join_world, leave_world, peers_watched
 from finetune_trainer.entry_point import read_config
 from finetune_trainer.errors import (
@@ -130,4 +131,4 @@ def _translated(error: Exception) -> Exception:
             "training.perDeviceBatchSize or tokenizer.maxLength",
             remedy="lower training.maxTokensPerDevice",
         )
-    return error
+    return refused_operation(error) or error

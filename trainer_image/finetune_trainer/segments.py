@@ -55,7 +55,9 @@ def segments(
     `query` is [1, N, T, E], `key` and `value` [1, K, T, E]; returns [1, T, N, E]. Raises
     UnservedAttention for sinks and soft-capped scores.
     """
-    if not varlen_serves(query.device, query.dtype, query.shape[-1]):
+    drops = module.training and options.get("dropout", 0.0) > 0
+    if drops or not varlen_serves(query.device, query.dtype, query.shape[-1]):
+        # The kernel has no dropout.
         return segment_loop(module, query, key, value, attention_mask, **options)
     _check(options)
     layout, window = options["layout"], options.get("sliding_window")
@@ -146,9 +148,11 @@ def _varlen(
     from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: PLC0415 - CUDA only
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
 
-    grouped: dict[str, Any] = {}
-    if _takes_grouped_heads():
-        grouped["enable_gqa"] = query.shape[1] != key.shape[1]
+    known, more = _varlen_options(), dict[str, Any]()
+    if torch.are_deterministic_algorithms_enabled() and "num_splits" in known:
+        more["num_splits"] = 1
+    if "enable_gqa" in known:
+        more["enable_gqa"] = query.shape[1] != key.shape[1]
     elif (repeats := query.shape[1] // key.shape[1]) > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     # Pinned: newer torch prefers cuDNN by shape, which would break bit-equal repeats.
@@ -163,18 +167,18 @@ def _varlen(
             layout.longest,
             scale=scaling,
             window_size=(-1 if window is None else window - 1, 0),
-            **grouped,
+            **more,
         )
     assert isinstance(attended, Tensor)  # noqa: S101 - for mypy: no auxiliary output was asked for
     return attended[None]
 
 
 @cache
-def _takes_grouped_heads() -> bool:
-    """Tell whether the kernel shares keys between heads; torch 2.11's has no such argument."""
+def _varlen_options() -> frozenset[str]:
+    """Return the arguments of the kernel; torch 2.11's neither shares keys nor counts splits."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
 
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _check(options: dict[str, Any]) -> None:
