@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_trainer.arrow_column import ArrowColumn
 from finetune_trainer.errors import DataError
 from finetune_trainer.record import CONVERSATION, TEXT, Record, short_hash
 from finetune_trainer.split import SPLITS, Divided
@@ -56,9 +57,10 @@ class Rows:
     """The records of one split as columns, in the order of the snapshot."""
 
     ids: list[str]
-    systems: list[str | None]
-    turns: list[list[TurnCells]]
-    texts: list[str]
+    systems: Sequence[str | None]
+    turns: Sequence[list[TurnCells]]
+    texts: Sequence[str]
+    """Texts stay in Arrow's memory until they are read: as lists they take several times more."""
     groups: list[str] = field(default_factory=list)
     """groups are what must stay together: a conversation tree, a given group, exact copies."""
     parents: list[str | None] = field(default_factory=list)
@@ -189,19 +191,23 @@ def _rows(path: Path) -> Rows:
     none: list[Any] = [None] * table.num_rows
     return Rows(
         ids=table["id"].to_pylist(),
-        systems=table["system"].to_pylist() if "system" in names else none,
+        systems=ArrowColumn(table["system"]) if "system" in names else none,
         turns=_turns(table["turns"]) if "turns" in names else none,
-        texts=table["text"].to_pylist() if "text" in names else none,
+        texts=ArrowColumn(table["text"]) if "text" in names else none,
         groups=table["group"].to_pylist(),
         parents=table["parent"].to_pylist() if "parent" in names else [],
         sources=table["source"].to_pylist(),
     )
 
 
-def _turns(column: Any) -> list[list[TurnCells]]:
-    turns: list[list[TurnCells]] = column.to_pylist()
-    if column.type.value_type.get_field_index("train") >= 0:
-        for turn in (turn for record in turns for turn in record):
-            if turn["train"] is not False:
-                del turn["train"]
+def _turns(column: Any) -> ArrowColumn[list[TurnCells]]:
+    flagged = column.type.value_type.get_field_index("train") >= 0
+    return ArrowColumn(column, _flagged if flagged else list)
+
+
+def _flagged(turns: list[list[TurnCells]]) -> list[list[TurnCells]]:
+    """Keep `train` only where it is False."""
+    for turn in (turn for record in turns for turn in record):
+        if turn["train"] is not False:
+            del turn["train"]
     return turns
