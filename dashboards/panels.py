@@ -123,8 +123,8 @@ SAFETY = (
         "none", (("repeated uploads", q.UPLOAD_RETRIES), ("postponed checkpoints", q.POSTPONED)),
     ),
     Panel(
-        "Age and stall of checkpoints", "Seconds since the newest checkpoint was cut, and how long "
-        "training stood still for one.", "s",
+        "Age and stall of checkpoints", "Seconds since the newest checkpoint was complete, and how "
+        "long training stood still for one.", "s",
         (("age", q.CHECKPOINT_AGE), ("stall, 95 %", q.STALL)), width=12,
     ),
     Panel(
