@@ -52,12 +52,14 @@ PLAN: dict[str, Any] = {
 class TrainingGround:
     """One experiment whose claims, scratch and termination messages lie below one folder."""
 
-    def __init__(self, folder: Path, *, train: int = 40, validation: int = 8, **model: Any) -> None:
+    def __init__(
+        self, folder: Path, *, train: int = 40, validation: int = 8, test: int = 0, **model: Any
+    ) -> None:
         self.folder = folder
         self.model = toy_llama_folder(folder / "claims" / "models" / "toy", **model)
         self.store = PathStore(folder / "claims" / "results" / PREFIX, f"pvc://results//{PREFIX}")
         self.digest = write_preparation(
-            self.store.child("prepared-1-1"), train=train, validation=validation
+            self.store.child("prepared-1-1"), train=train, validation=validation, test=test
         )
         self._samples = train
 
@@ -156,7 +158,8 @@ class TrainingGround:
     def weights(self, outcome: Outcome) -> bytes:
         """Return the bytes of the result's trained tensors."""
         assert outcome.result is not None
-        return self.file(outcome.result.uri, "trainable-00000-of-00001.safetensors").read_bytes()
+        parts = self.file(outcome.result.uri, "").glob("trainable-*.safetensors")
+        return b"".join(part.read_bytes() for part in sorted(parts))
 
     def file(self, uri: str, name: str) -> Path:
         """Return the path of a file below an address."""
