@@ -148,15 +148,15 @@ SAME = {
 def test_at_the_same_world_a_loaded_state_goes_on_bit_for_bit(tmp_path, build, size):
     base = toy_llama_folder(tmp_path / "toy")
     half, rest = _folder(tmp_path, "half"), _folder(tmp_path, "rest")
-    expected = state_of(_folder(tmp_path, "whole"), build, size, full=False, last=6)
+    expected = state_of(_folder(tmp_path, "whole"), build, size, full=True, last=6)
 
     def begin(world):
-        engine = build(*toy_parts(base, full=False), world)
+        engine = build(*toy_parts(base, full=True), world)
         take_steps(engine)
         leave_pieces(half, engine)
 
     def go_on(world):
-        engine = build(*toy_parts(base, full=False), world)
+        engine = build(*toy_parts(base, full=True), world)
         pieces = read_pieces(half)
         engine.load(pieces, pieces)
         take_steps(engine, 3, 6)

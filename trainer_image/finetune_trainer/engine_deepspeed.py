@@ -118,9 +118,8 @@ class ZeroEngine(Engine):
         for counter in self._counters():
             value = self._everywhere(states.get(f"{first}.{counter}"), ())
             for state in self._states():
-                state[counter] = (
-                    value.to(state[counter]) if _is_tensor(state[counter]) else int(value)
-                )
+                old = state[counter]
+                state[counter] = old.copy_(value) if _is_tensor(old) else int(value)
 
     def _initialised(self) -> Any:
         os.environ.setdefault("DS_ACCELERATOR", self.device.type)
