@@ -10,9 +10,8 @@ from safetensors.torch import load
 import finetune_trainer.run  # noqa: F401 - loaded once, then inherited by every forked rank
 from finetune_trainer.data import micro_batch, rank_step
 from finetune_trainer.engine import Engine
-from finetune_trainer.losses import token_weight
-from finetune_trainer.probes import probe
 from finetune_trainer.plan import Plan, PlanSettings
+from finetune_trainer.probes import probe
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from finetune_trainer.tensor_file import read_tensors
 from finetune_trainer.token_cache import TokenCache
@@ -28,7 +27,7 @@ QUIET = {
 
 
 def accumulated(engine: Engine, cuts) -> dict[str, torch.Tensor]:
-    weight = token_weight(int(CACHE.supervised.sum()))
+    weight = 1.0 / int(CACHE.supervised.sum())
     for number, samples in enumerate(cuts):
         batch = micro_batch(CACHE, samples, weight, number=number)
         engine.backward(engine.loss_sum(batch, last=number == len(cuts) - 1))

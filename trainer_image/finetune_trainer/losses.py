@@ -33,8 +33,3 @@ class RowWeights:
 
 ONE_EACH = RowWeights(LossAveraging.TOKENS, supervised=1, samples=1)
 """Weight 1 for every row, for sums."""
-
-
-def token_weight(supervised: int) -> float:
-    """Return the weight of one row with Tokens; on its way out in favour of `RowWeights`."""
-    return RowWeights(LossAveraging.TOKENS, supervised, 1).of(1)

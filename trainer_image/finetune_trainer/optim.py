@@ -12,9 +12,6 @@ from torch.optim import SGD, Adadelta, Adam, AdamW, Optimizer, RMSprop
 
 from finetune_api.training_settings import OptimizerName, ParameterGroup, Training
 from finetune_trainer.parameter_match import EMBEDDINGS, ParameterMatch, refuse_unmatched
-from finetune_trainer.rate_schedule import Schedule
-
-__all__ = ["Schedule", "build_optimizer", "optimizer_recipe", "parameter_groups"]
 
 Named = Iterable[tuple[str, Tensor]]
 Recipe = Callable[[Named], Optimizer]
@@ -158,10 +155,3 @@ def _lay_out_quantised(optimizer: Any, place: tuple[int, int], one: Tensor, *, w
         warnings.simplefilter("ignore", UserWarning)
         optimizer.init_state(optimizer.param_groups[place[0]], one, *place)
     optimizer.args.min_8bit_size = SMALLEST_8BIT_TENSOR
-
-
-def build_optimizer(model: nn.Module, training: Training) -> Optimizer:
-    """Return the optimizer on the whole model; on its way out in favour of `optimizer_recipe`."""
-    return optimizer_recipe(model, training, training.learning_rate or 0.0)(
-        model.named_parameters()
-    )
