@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api import names
 from finetune_api.experiment_start import Start
-from finetune_api.experiment_status import DatasetPin, ModelStatus, Truncation
+from finetune_api.experiment_status import DatasetPin, ModelStatus, PlanStatus, Truncation
 from finetune_api.presets import preset_of
 from finetune_api.run_outcome import PreparationSummary
 from finetune_api.training_settings import Mode
@@ -36,7 +36,7 @@ from finetune_trainer.record import TEXT
 from finetune_trainer.resolved_plan import PreparedFacts, resolved_plan
 from finetune_trainer.run_records import run_records
 from finetune_trainer.run_tokenizer import RunTokenizer, run_tokenizer
-from finetune_trainer.sample_choices import SampleChoices, sample_choices
+from finetune_trainer.sample_choices import sample_choices
 from finetune_trainer.sample_limits import Account
 from finetune_trainer.snapshot import Snapshot
 from finetune_trainer.split import SPLITS, TEST, TRAIN, VALIDATION
@@ -116,7 +116,8 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
         samples={split: len(prepared.samples[split]) for split in SPLITS},
     )
     report.artifact("prepared", store.uri, digest, sum(entry.bytes for entry in entries))
-    return _summary(config, base, encoder, prepared, digest, choices)
+    plan = _plan(config, base, encoder, replace(prepared, choices=choices), digest)
+    return _summary(config, base, prepared, plan)
 
 
 def _base(config: PreparationConfig) -> Base:
@@ -228,17 +229,11 @@ def _tokenizer_files(
     return entries
 
 
-def _summary(
-    config: PreparationConfig,
-    base: Base,
-    encoder: Encoder,
-    prepared: Prepared,
-    digest: str,
-    choices: SampleChoices,
-) -> PreparationSummary:
-    main = main_split(config.spec)
-    samples = prepared.samples[main]
-    plan = resolved_plan(
+def _plan(
+    config: PreparationConfig, base: Base, encoder: Encoder, prepared: Prepared, digest: str
+) -> PlanStatus:
+    samples = prepared.samples[main_split(config.spec)]
+    return resolved_plan(
         config.spec,
         PreparedFacts(
             lengths=samples.lengths.tolist(),
@@ -250,12 +245,14 @@ def _summary(
             seed=config.seed,
             shape=base.facts.shape,
             trained=base.facts.trainable(config.spec.adapter, preset_of(config.spec).rank),
-            mask_token=choices.mask_token,
-            sources=choices.sources,
-            weights=choices.weights,
-            cache=choices.cache,
+            choices=prepared.choices,
         ),
     )
+
+
+def _summary(
+    config: PreparationConfig, base: Base, prepared: Prepared, plan: PlanStatus
+) -> PreparationSummary:
     return PreparationSummary(
         dataset=DatasetPin(
             name=config.dataset.name,
@@ -275,7 +272,7 @@ def _summary(
             else 0,
         ),
         plan=plan,
-        truncation=_truncation(prepared.accounts[main]),
+        truncation=_truncation(prepared.accounts[main_split(config.spec)]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from finetune_trainer.evaluate_mode import main_split
 from finetune_trainer.model_facts import ModelFacts
 from finetune_trainer.prepared_samples import SplitSource, automatic_limit, spooled_samples
 from finetune_trainer.record import TEXT
+from finetune_trainer.sample_choices import SampleChoices
 from finetune_trainer.sample_limits import Account, SampleLimits
 from finetune_trainer.snapshot import Rows, Snapshot
 from finetune_trainer.split import SPLITS
@@ -31,6 +32,7 @@ class Prepared:
     samples: dict[str, SpooledSamples]
     accounts: dict[str, Account]
     max_length: int
+    choices: SampleChoices = field(default_factory=SampleChoices)
 
 
 def prepared_splits(
@@ -60,15 +62,7 @@ def prepared_splits(
     spools = _encoded(sources, folder, heard)
     _check_vocabulary(spools, facts.vocabulary)
     main = main_split(spec)
-    lengths = np.sort(spools[main].table()["length"])
-    limits = SampleLimits(
-        Limits(
-            _limit(spec, lengths.tolist(), facts),
-            spec.tokenizer.max_prompt_length,
-            spec.tokenizer.max_answer_length,
-        ),
-        _overflow(spec),
-    )
+    limits = _limits(spec, np.sort(spools[main].table()["length"]).tolist(), facts)
     found = {
         one.split: limits.fitting(one, spools[one.split], folder / one.split) for one in sources
     }
@@ -79,6 +73,13 @@ def prepared_splits(
     )
     _check(spec, prepared)
     return prepared
+
+
+def _limits(spec: ExperimentSpec, lengths: list[int], facts: ModelFacts) -> SampleLimits:
+    tokenizer = spec.tokenizer
+    whole = _limit(spec, lengths, facts)
+    limits = Limits(whole, tokenizer.max_prompt_length, tokenizer.max_answer_length)
+    return SampleLimits(limits, _overflow(spec))
 
 
 def _encoded(

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from finetune_api.experiment_status import PlanStatus
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.memory_plan import MemoryEstimate
@@ -31,8 +28,8 @@ from finetune_trainer.resolved_memory import (
     resolved_memory,
 )
 from finetune_trainer.run_plan import augmentation_of, changes
+from finetune_trainer.sample_choices import SampleChoices
 from finetune_trainer.store import canonical_json
-from finetune_trainer.token_cache import TokenCache
 
 ADAPTER_RATE, FULL_RATE = 1e-4, 1e-5
 
@@ -52,13 +49,8 @@ class PreparedFacts:
     """shape of the model, as far as its configuration tells it."""
     trained: int | None = None
     """trained parameters, where the model's files lie here."""
-    mask_token: int | None = None
-    """mask_token stands for masked tokens, where any are."""
-    sources: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    weights: tuple[float, ...] = ()
-    """weights of the sources that `sources` numbers; empty = every sample once per epoch."""
-    cache: TokenCache | None = None
-    """cache of the training samples, where steps are counted in tokens that augmentation changes"""
+    choices: SampleChoices = field(default_factory=SampleChoices)
+    """choices about the training samples beside their tokens."""
 
 
 def ranks_of(spec: ExperimentSpec) -> int:
@@ -93,7 +85,7 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
         per_device_batch_size=preset.per_device_batch_size,
         global_batch_size=plan.settings.samples,
         global_batch_tokens=plan.settings.tokens or None,
-        mask_token=facts.mask_token,
+        mask_token=facts.choices.mask_token,
         validation_seen=spec.dataset.include_validation,
         max_tokens_per_device=plan.settings.budget,
         steps_per_epoch=plan.steps_per_epoch,
@@ -174,13 +166,13 @@ def _steps(
     spec: ExperimentSpec, facts: PreparedFacts, batches: Batches, memory: MemoryEstimate | None
 ) -> Plan:
     training, preset, ranks = spec.training, preset_of(spec), ranks_of(spec)
-    tokens = training.global_batch_tokens or 0
+    tokens, weights = training.global_batch_tokens or 0, facts.choices.weights
     samples = training.global_batch_size or (
         ranks * preset.per_device_batch_size * training.gradient_accumulation_steps
     )
     budget = training.max_tokens_per_device or preset.per_device_batch_size * facts.max_length
     augmentation = augmentation_of(
-        spec, facts.seed, limit=facts.max_length, mask_token=facts.mask_token
+        spec, facts.seed, limit=facts.max_length, mask_token=facts.choices.mask_token
     )
     settings = PlanSettings(
         seed=facts.seed,
@@ -194,10 +186,11 @@ def _steps(
         averaging=training.loss_averaging,
         grain=ranks,
         padded=batches.batching == Batching.PADDED,
-        changes=changes(spec, augmentation, facts.weights),
+        changes=changes(spec, augmentation, weights),
     )
-    augmented = AugmentedSamples(facts.cache, augmentation).of if facts.cache else None
-    mixture = Mixture(facts.sources, facts.weights) if facts.weights else None
+    cache = facts.choices.cache
+    augmented = AugmentedSamples(cache, augmentation).of if cache else None
+    mixture = Mixture(facts.choices.sources, weights) if weights else None
     return Plan(facts.lengths, facts.supervised, settings, augmented, mixture)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from finetune_trainer.token_spool import SpooledSamples
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SampleChoices:
     """The mask token, the weights of sources, and the cache where a plan depends on its turns."""
 
