@@ -58,7 +58,9 @@ def ours(job: Job, model: Path, turns: Turns) -> dict[str, Any]:
 
         run.heartbeat.step_done = step_done  # type: ignore[method-assign]
         turns.begin()
-        Loop(run).take_steps()
+        loop = Loop(run)
+        loop.take_steps()
+        loop.finish_saving()
         points = run.record.history
     return {"losses": [one[1] for one in points], "norms": [one[3] for one in points]}
 

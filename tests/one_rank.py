@@ -30,9 +30,9 @@ FULL = {"adapter": {"type": "None"}}
 
 
 def one_rank(
-    folder: Path, model: Path, train: TokenCache, plan: dict[str, Any], **spec: Any
+    folder: Path, model: Path, train: TokenCache, plan: dict[str, Any], /, **spec: Any
 ) -> Run:
-    """Return the run of one process in float32: no evaluation, nothing saved, every loss logged.
+    """Return the run of one process in float32: no evaluation, saved at the end only, all losses noted.
 
     `plan` changes resolved choices, `spec` whole blocks of the experiment's spec. A run shows its
     progress as every run does, in files below `folder`.
@@ -48,14 +48,14 @@ def one_rank(
     config = TrainingConfig.model_validate_json(json.dumps(_config(plan, spec)))
     board = Board(folder, config.identity.run, {"experiment": "toy", "attempt": "1"})
     with patch.dict(os.environ, {names.CLAIMS_DIR_ENV: str(folder / "claims")}):
-        run = assembled_run(config, ranks, World(), heartbeat, board)
-    run.saver = None
-    return run
+        return assembled_run(config, ranks, World(), heartbeat, board)
 
 
 def losses_and_norms(run: Run) -> list[tuple[float, float]]:
     """Take all steps of a run; return loss and gradient norm of each."""
-    Loop(run).take_steps()
+    loop = Loop(run)
+    loop.take_steps()
+    loop.finish_saving()
     return [(loss, norm) for _, loss, _, norm in run.record.history]
 
 
