@@ -81,8 +81,8 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
     """Write the token cache of an experiment and return its resolved plan."""
     report.stage("Preparing")
     base = _base(config)
-    with tempfile.TemporaryDirectory(dir=_scratch()) as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(dir=_scratch()) as scratch:
+        folder = Path(scratch)
         snapshot = of_mode(config.spec, run_records(config, folder / "snapshot"))
         check_text_settings(config.spec, snapshot.record_type)
         tokenizer = run_tokenizer(config.spec, base.folder, folder)
@@ -100,9 +100,8 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
         for reason, message in preparation_warnings(encoder.template.name, prepared):
             report.warn(reason, message)
         report.progress(0.9)
-        home = open_store(config.location, config.prefix)
-        identity = config.identity
-        store = free_folder(home, f"prepared-{identity.revision}-{identity.attempt}")
+        name = f"prepared-{config.identity.revision}-{config.identity.attempt}"
+        store = free_folder(open_store(config.location, config.prefix), name)
         entries = _files(store, config.spec, snapshot, encoder, prepared, base.facts)
         entries += _tokenizer_files(store, tokenizer, encoder.template, base.facts)
         choices = sample_choices(config.spec, snapshot, prepared.samples[TRAIN], tokenizer)
