@@ -62,10 +62,18 @@ def token_cache(count: int, *, seed: int = 3, longest: int = 24) -> TokenCache:
     )
 
 
-def write_preparation(store: PathStore, *, train: int = 40, validation: int = 8) -> str:
+def write_preparation(
+    store: PathStore, *, train: int = 40, validation: int = 8, test: int = 0
+) -> str:
     """Write what a preparation leaves behind and return the digest of its manifest."""
     entries = [store.write("truncation.json", b"{}")]
-    for split, count, seed in (("train", train, 3), ("validation", validation, 4)):
+    for split, count, seed in (
+        ("train", train, 3),
+        ("validation", validation, 4),
+        ("test", test, 5),
+    ):
+        if split == "test" and not count:
+            continue
         cache = token_cache(count, seed=seed)
         entries += [
             store.write(f"tokens/{split}/{name}.bin", getattr(cache, name).tobytes())
