@@ -22,6 +22,7 @@ from finetune_trainer.split import SPLITS, Divided
 from finetune_trainer.store import Store, download_verified, read_manifest, write_manifest
 
 FORMAT = "dataset/v1"
+BATCH_ROWS = 4096
 _TURN = [("role", pa.string()), ("content", pa.string())]
 _ORIGIN = [
     ("id", pa.string()),
@@ -60,7 +61,7 @@ class Rows:
     systems: Sequence[str | None]
     turns: Sequence[list[TurnCells]]
     texts: Sequence[str]
-    """Texts stay in Arrow's memory until they are read: as lists they take several times more."""
+    """Texts lie in a memory map until they are read: as lists they fill the memory."""
     groups: list[str] = field(default_factory=list)
     """groups are what must stay together: a conversation tree, a given group, exact copies."""
     parents: list[str | None] = field(default_factory=list)
@@ -186,7 +187,7 @@ def _parquet(table: Any) -> bytes:
 
 
 def _rows(path: Path) -> Rows:
-    table = pq.read_table(path)
+    table = _mapped(path)
     names = table.column_names
     none: list[Any] = [None] * table.num_rows
     return Rows(
@@ -198,6 +199,19 @@ def _rows(path: Path) -> Rows:
         parents=table["parent"].to_pylist() if "parent" in names else [],
         sources=table["source"].to_pylist(),
     )
+
+
+def _mapped(path: Path) -> Any:
+    """Return a table that lies in a file beside its Parquet form and takes no memory itself."""
+    plain = path.with_suffix(".arrow")
+    with (
+        pq.ParquetFile(path) as parquet,
+        pa.OSFile(str(plain), "wb") as sink,
+        pa.ipc.new_file(sink, parquet.schema_arrow) as file,
+    ):
+        for batch in parquet.iter_batches(BATCH_ROWS):
+            file.write_batch(batch)
+    return pa.ipc.open_file(pa.memory_map(str(plain))).read_all()
 
 
 def _turns(column: Any) -> ArrowColumn[list[TurnCells]]:
