@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from finetune_api.text_settings import ChainSamples
 from finetune_trainer.snapshot import Rows, TurnCells
@@ -18,6 +19,7 @@ def conversations(rows: Rows, mode: ChainSamples) -> Rows:
     """
     if not rows.parents:
         return rows
+    rows = replace(rows, systems=rows.systems[:], turns=rows.turns[:])  # read once, used often
     places = {name: at for at, name in enumerate(rows.ids)}
     parents = [None if name is None else places[name] for name in rows.parents]
     inner = {parent for parent in parents if parent is not None}
