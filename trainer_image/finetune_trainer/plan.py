@@ -24,8 +24,6 @@ from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.mixture import Mixture
 from finetune_trainer.packing import borders, deal, pack, pack_padded
 
-__all__ = ["Plan", "PlanSettings", "Step", "deal", "mix", "mixed", "order", "pack"]
-
 VERSION = 1
 WORD = (1 << 64) - 1
 GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
