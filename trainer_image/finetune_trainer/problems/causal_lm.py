@@ -32,6 +32,7 @@ class CausalLanguageModelling(nn.Module):
         # Kept out of the module tree: they are parts of `model` and would be named twice.
         self.__dict__["_backbone"] = causal.base_model
         self.__dict__["_head"] = causal.get_output_embeddings()
+        self._vocabulary = causal.config.get_text_config().vocab_size
         self._form = logit_form(causal.config.get_text_config(), smoothing)
 
     def forward(self, batch: MicroBatch) -> Tensor:
@@ -76,7 +77,8 @@ class CausalLanguageModelling(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Number of the head's rows, padding included."""
-        return int(self._head_layer.out_features)
+        # Not the head's own number: PEFT's layer of trained rows has none.
+        return int(self._vocabulary)
 
     @property
     def head_weight(self) -> Tensor:
