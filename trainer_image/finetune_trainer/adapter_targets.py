@@ -16,6 +16,9 @@ from finetune_trainer.errors import ConfigurationError
 FIELD = "spec.adapter"
 
 
+MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+
+
 def adapter_targets(model: Any, adapter: Adapter) -> list[str]:
     """Return the full names of the linear layers that get a low-rank update, in module order.
 
@@ -25,7 +28,7 @@ def adapter_targets(model: Any, adapter: Adapter) -> list[str]:
     linears = [n for n, one in model.named_modules() if isinstance(one, (nn.Linear, Conv1D))]
     blocks = linear_block_names(model, linears)
     asked = adapter.target_modules
-    names = _matched(linears, asked, "targetModules") if asked else list(blocks)
+    names = _matched(linears, asked, "targetModules") if asked else _automatic(model, blocks)
     if adapter.layers:
         names = [name for name in names if blocks.get(name) in _known(adapter.layers, blocks)]
     excluded = _matched(names, adapter.exclude_modules or (), "excludeModules")
@@ -35,6 +38,13 @@ def adapter_targets(model: Any, adapter: Adapter) -> list[str]:
         raise _unmatched("targetModules", "the settings together leave no linear layer")
     _refuse_tied_head(model, left)
     return left
+
+
+def _automatic(model: Any, blocks: Iterable[str]) -> list[str]:
+    """Return the layers of the blocks but those that Mamba's kernels read without their forward."""
+    if model.config.model_type not in MAMBA:
+        return list(blocks)
+    return [name for name in blocks if name.rpartition(".")[2] != "out_proj"]
 
 
 def saved_modules(model: Any, adapter: Adapter) -> list[str]:

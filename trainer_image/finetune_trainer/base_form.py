@@ -49,7 +49,7 @@ def base_form(run: TrainingConfig, folder: Path, device: torch.device) -> BaseFo
     asked, planned = run.spec.model.attention, Attention(run.plan.attention)
     padded = run.plan.batching == Batching.PADDED
     if not padded and not takes_segments(config):
-        _check_fallback(run, type(config).__name__)
+        _check_fallback(run, config.model_type)
         padded = True
     dtype = run_type(run, device)
     if padded:
@@ -81,7 +81,7 @@ def proven_form(run: TrainingConfig, form: BaseForm, engine: Engine) -> BaseForm
     """
     task = engine.task
     if not form.padded and not engine.forward(lambda: samples_stay_apart(task)):
-        _check_fallback(run, type(task.model).__name__)
+        _check_fallback(run, form.config.model_type)
         causal: Any = task.model
         causal = causal.get_base_model() if hasattr(causal, "peft_config") else causal
         planned = Attention(run.plan.attention)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -268,7 +269,8 @@ class Loop:
             point = done % run.spec.tracking.log_every_steps == 0 or done == run.total
             run.record.add_values(done, one.loss, rate=rate, norm=one.norm, point=point)
             if run.board is not None:
-                run.board.values(loss=one.loss, gradient_norm=one.norm, learning_rate=rate)
+                norm = one.norm if math.isfinite(one.norm) else None
+                run.board.values(loss=one.loss, gradient_norm=norm, learning_rate=rate)
                 if point:
                     run.board.log(f"step {done}/{run.total}")
 
