@@ -69,7 +69,6 @@ class AugmentedEpoch:
 
     number: int
     lengths: Ints
-    supervised: Ints
     kept: Marks
     """kept exchanges, of all samples"""
     donors: Ints
@@ -77,6 +76,11 @@ class AugmentedEpoch:
     left_out: int
     """left_out counts drawn parents that would have passed the limit"""
     samples: AugmentedSamples
+
+    @cached_property
+    def supervised(self) -> Ints:
+        """Supervised rows of each sample; only steps need them, not the number of steps."""
+        return self.samples.supervised(self)
 
     def sample(self, number: int) -> Text:
         """Return a sample's token ids and flags as this epoch has them."""
@@ -98,21 +102,20 @@ class AugmentedSamples:
     def _epoch(self, number: int) -> AugmentedEpoch:
         """Return the index of an epoch; it needs no other epoch."""
         kept, donors, left_out = self._structure(number)
-        # Masking leaves every sample a supervised row: `sample` gives one back where none is left.
-        rows = np.maximum(1, self._rows(kept, donors, number))
         lengths = self._lengths(kept, donors)
-        found = AugmentedEpoch(number, lengths, rows, kept, donors, left_out, self)
-        log.info(
-            "epoch %d  %d exchanges left out  %d parents put in  %d too long for it  %d of %d "
-            "supervised tokens left",
-            number,
-            int((~kept).sum()),
-            int((donors >= 0).sum()),
-            left_out,
-            int(rows.sum()),
-            int(self._cache.supervised.sum()),
-        )
-        return found
+        if self._settings.skip or self._settings.insert:
+            log.info(
+                "epoch %d  %d exchanges left out or replaced  %d put in  %d too long to be put in",
+                *(number, int((~kept).sum()), int((donors >= 0).sum()), left_out),
+            )
+        return AugmentedEpoch(number, lengths, kept, donors, left_out, self)
+
+    def supervised(self, epoch: AugmentedEpoch) -> Ints:
+        """Return the supervised rows of every sample as an epoch has them.
+
+        Masking leaves every sample one: `sample` gives one back where none is left.
+        """
+        return np.maximum(1, self._rows(epoch.kept, epoch.donors, epoch.number))
 
     def sample(self, epoch: AugmentedEpoch, number: int) -> Text:
         """Return a sample's token ids and flags as an epoch has them."""

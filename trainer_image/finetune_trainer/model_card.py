@@ -132,7 +132,9 @@ def _training(config: ExportJobConfig) -> str:
     settings |= {
         "updates": f"{config.checkpoint.step} of {plan.total_steps}",
         "epochs planned": plan.epochs,
-        "global batch, samples": plan.global_batch_size,
+        "global batch": f"{plan.global_batch_tokens} tokens"
+        if plan.global_batch_tokens
+        else f"{plan.global_batch_size} samples",
         "longest sample, tokens": plan.max_length,
         "peak learning rate": plan.learning_rate,
         "schedule": config.experiment_spec.training.scheduler.value,

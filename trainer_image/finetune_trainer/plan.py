@@ -206,7 +206,10 @@ class Plan:
     def epoch_after(self, number: int) -> float:
         """Return the epochs done after the step, as a fraction."""
         epoch, within = self._position(number)
-        return epoch + (within + 1) / self._epoch_steps(epoch)
+        if self.settings.samples:
+            return epoch + (within + 1) / self.steps_per_epoch
+        first, end = [0, *self._token_epoch_ends][epoch : epoch + 2]
+        return epoch + (within + 1) / (end - first)
 
     def identity(self, cache_digest: str) -> str:
         """Return `sha256:…` of everything that decides which samples share a step.
