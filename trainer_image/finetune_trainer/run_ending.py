@@ -9,17 +9,20 @@ from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome, TrainingSummary
 from finetune_api.training_settings import AdapterType, CheckpointPolicy, ResultChoice
 from finetune_trainer.errors import ExternalServiceError
+from finetune_trainer.held_out import evaluate_held_out
 from finetune_trainer.loop import Loop, Run
 from finetune_trainer.run_record import RunRecord
 from finetune_trainer.run_report import ReportFacts, report_files
 from finetune_trainer.sample_answers import SampleAnswers
 from finetune_trainer.saver import Saver
+from finetune_trainer.split import TEST, VALIDATION
 
 
 def completed(config: TrainingConfig, run: Run, loop: Loop, answers: SampleAnswers) -> Outcome:
     """Load the result, answer the samples, write the report; return the outcome; collective."""
     loop.finish_saving()
-    _load_result(config, run)
+    step = _load_result(config, run)
+    evaluate_held_out(answers.folder.prepared, run, step)
     samples = answers.of_tuned(run.record)
     reason = "EarlyStopped" if run.record.step < run.total else ""
     outcome = Outcome(failure_class=FailureClass.COMPLETED, reason=reason)
@@ -34,19 +37,18 @@ def completed(config: TrainingConfig, run: Run, loop: Loop, answers: SampleAnswe
     return with_facts(outcome, run)
 
 
-def _load_result(config: TrainingConfig, run: Run) -> None:
-    """Give every rank the weights that are the result, where they are not the last ones."""
+def _load_result(config: TrainingConfig, run: Run) -> int:
+    """Give every rank the weights that are the result; return their step."""
     step = 0
     if run.saver is not None:
         result, _ = _result(config, run.record, run.saver)
         step = 0 if result is None else result.step
-    step = run.engine.world.tell("result", step)
-    if step in (0, run.record.step):
-        return
-    if run.restore("result/record", step) is None:
+    step = run.engine.world.tell("result", step) or run.record.step
+    if step != run.record.step and run.restore("result/record", step) is None:
         raise ExternalServiceError(
             f"the checkpoint of step {step}, the result, cannot be read again; repair the storage"
         )
+    return step
 
 
 def with_facts(outcome: Outcome, run: Run | None) -> Outcome:
@@ -84,23 +86,26 @@ def _result(
         "Model" if config.spec.adapter.type is AdapterType.NONE else "Adapter"
     )
     summary = TrainingSummary(
-        checkpoint_choice=choice, kind=kind, reason=reason, metrics=_metrics(record, step)
+        checkpoint_choice=choice, kind=kind, reason=reason, metrics=_metrics(config, record, step)
     )
     return known.get(step), summary
 
 
-def _metrics(record: RunRecord, step: int) -> list[MetricStatus]:
-    """Return the numbers of the baseline, if measured, and of the result."""
+def _metrics(config: TrainingConfig, record: RunRecord, step: int) -> list[MetricStatus]:
+    """Return the numbers of the baseline, if measured, of the result, and of the test split."""
+    validated = [one for one in (record.evaluation(0), record.evaluation(step)) if one is not None]
+    found = [(VALIDATION, one) for one in validated]
+    found += [(TEST, record.test)] if record.test else []
     return [
         MetricStatus(
             name=name,
-            split="validation",
+            split=split,
             value=value,
             step=int(one["step"]),
             rows=int(one["rows"]),
+            seen_in_training=config.plan.validation_seen and split == VALIDATION,
         )
-        for one in (record.evaluation(0), record.evaluation(step))
-        if one is not None
+        for split, one in found
         for name, value in one.items()
         if name not in ("step", "rows")
     ]

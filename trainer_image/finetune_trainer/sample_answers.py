@@ -31,7 +31,7 @@ class SampleAnswers:
         prepared = folder.prepared
         own = prepared / "tokenizer"
         tokenizer = own if own.is_dir() else folder.model
-        self._engine, self._beat = engine, beat
+        self.folder, self._engine, self._beat = folder, engine, beat
         self._rows = config.spec.evaluation.per_device_batch_size
         self.prompts = open_prompts(prepared)[: config.spec.evaluation.generate_samples]
         model: Any = engine.task.model

@@ -12,6 +12,7 @@ from finetune_api.run_outcome import Artifact, CheckpointRef
 from finetune_api.training_settings import Checkpoint
 from finetune_trainer.checkpoint import Checkpoints, Parts, Snapshot
 from finetune_trainer.run_record import RunRecord
+from finetune_trainer.split import VALIDATION
 from finetune_trainer.uploads import Uploads
 
 FINISH_SECONDS = 300.0
@@ -100,11 +101,11 @@ class Saver:
         """Forget that later steps than `step` were saved."""
         self._last_step = step
 
-    def write_evaluation(self, record: RunRecord) -> None:
-        """Queue the write-once record of the newest evaluation."""
-        found = record.evaluations[-1]
+    def write_evaluation(self, found: dict[str, float], split: str = VALIDATION) -> None:
+        """Queue the write-once record of an evaluation."""
         folder = f"{self._run_folder('evaluations')}/step-{int(found['step'])}"
-        self._submit_files(folder, {"metrics.json": _json(found)})
+        name = "metrics.json" if split == VALIDATION else f"metrics-{split}.json"
+        self._submit_files(folder, {name: _json({"split": split, **found})})
 
     def write_report(self, files: dict[str, bytes]) -> None:
         """Queue the report and name it among the artifacts."""
