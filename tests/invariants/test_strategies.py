@@ -26,6 +26,7 @@ from toy_llama import toy_llama_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-6
+sweep = pytest.mark.sweep
 
 
 def replicated(task, update, world):
@@ -73,6 +74,14 @@ ENGINES = {
 }
 
 
+def cases(named, often):
+    """Return pytest's parameters; all but those that `often` names run with the sweep alone."""
+    return [
+        pytest.param(*values, id=name, marks=() if name in often else sweep)
+        for name, values in named.items()
+    ]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _deepspeed_is_imported_once_for_all_forked_ranks():
     os.environ["DS_ACCELERATOR"] = "cpu"
@@ -88,15 +97,31 @@ def expected(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize(("build", "size"), ENGINES.values(), ids=ENGINES.keys())
+OFTEN = (
+    "DDP, 3 ranks",
+    "FSDP, 3 ranks, gradients reduced once",
+    "FSDP, 2 ranks, offload",
+    "FSDP, 4 ranks in groups of 2",
+    "ZeRO-2, 2 ranks",
+)
+
+
+@pytest.mark.parametrize(("build", "size"), cases(ENGINES, OFTEN))
 @pytest.mark.parametrize("full", [True, False], ids=["full", "LoRA"])
 def test_every_strategy_makes_the_same_update(tmp_path, expected, build, size, full):
     found = state_of(tmp_path, build, size, full=full)
     assert largest_difference(expected[full], found) <= TOLERANCE
 
 
-@pytest.mark.parametrize("budget", [24, 30, 200], ids="budget {}".format)
-@pytest.mark.parametrize("build", [replicated, fsdp, partial(zero, stage=2)], ids=str)
+@pytest.mark.parametrize("budget", [24, pytest.param(30, marks=sweep), 200], ids="budget {}".format)
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(replicated, id="DDP"),
+        pytest.param(fsdp, id="FSDP"),
+        pytest.param(partial(zero, stage=2), id="ZeRO-2", marks=sweep),
+    ],
+)
 def test_the_number_of_micro_batches_changes_no_strategys_update(tmp_path, expected, build, budget):
     found = state_of(tmp_path, build, 2, full=False, budget=budget)
     assert largest_difference(expected[False], found) <= TOLERANCE
@@ -112,7 +137,10 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize(("first", "size", "second", "other"), MOVES.values(), ids=MOVES.keys())
+@pytest.mark.parametrize(
+    ("first", "size", "second", "other"),
+    cases(MOVES, ("DDP 1 -> FSDP 3", "FSDP 2 -> DDP 3", "ZeRO-2 2 -> FSDP in groups 4")),
+)
 def test_a_state_goes_on_anywhere(tmp_path, first, size, second, other):
     """Three steps here and three there are six steps anywhere."""
     base = toy_llama_folder(tmp_path / "toy")
@@ -144,7 +172,7 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize(("build", "size"), SAME.values(), ids=SAME.keys())
+@pytest.mark.parametrize(("build", "size"), cases(SAME, ("FSDP", "ZeRO-2")))
 def test_at_the_same_world_a_loaded_state_goes_on_bit_for_bit(tmp_path, build, size):
     base = toy_llama_folder(tmp_path / "toy")
     half, rest = _folder(tmp_path, "half"), _folder(tmp_path, "rest")
@@ -168,7 +196,9 @@ def test_at_the_same_world_a_loaded_state_goes_on_bit_for_bit(tmp_path, build, s
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("build", [replicated, fsdp, partial(zero, stage=2)], ids=str)
+@pytest.mark.parametrize(
+    "build", [replicated, fsdp, partial(zero, stage=2)], ids=["DDP", "FSDP", "ZeRO-2"]
+)
 def test_an_update_that_is_not_finite_changes_nothing_on_any_strategy(tmp_path, build):
     base = toy_llama_folder(tmp_path / "toy")
 

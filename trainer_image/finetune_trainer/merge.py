@@ -91,16 +91,22 @@ class Trained:
 
 
 class SafetensorsFolder(Mapping[str, torch.Tensor]):
-    """The tensors of all weight files of a model folder, read one at a time."""
+    """The tensors of all weight files of a model folder, read one at a time.
+
+    Several ranks may have written rows of one tensor each; they are put together here.
+    """
 
     def __init__(self, folder: Path) -> None:
-        files = sorted({str(folder / name) for name in _weight_files(folder)})
-        self._open: list[Any] = [safe_open(file, framework="pt") for file in files]
-        self._places = {name: file for file in self._open for name in file.keys()}  # noqa: SIM118
+        self._places: dict[str, list[Any]] = {}
+        for path in sorted({folder / name for name in _weight_files(folder)}):
+            file: Any = safe_open(str(path), framework="pt")
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                self._places.setdefault(name, []).append(file)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._places[name].get_tensor(name)
-        return tensor
+        # Files are numbered in the order of their rows.
+        parts = [file.get_tensor(name) for file in self._places[name]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def __iter__(self) -> Any:
         return iter(self._places)
@@ -110,8 +116,11 @@ class SafetensorsFolder(Mapping[str, torch.Tensor]):
 
     def plan(self, name: str) -> TensorPlan:
         """Return type and shape of a tensor without reading it."""
-        part = self._places[name].get_slice(name)
-        return TensorPlan(name, DTYPES[part.get_dtype()], tuple(part.get_shape()))
+        parts = [file.get_slice(name) for file in self._places[name]]
+        shape = list(parts[0].get_shape())
+        if len(parts) > 1:
+            shape[0] = sum(part.get_shape()[0] for part in parts)
+        return TensorPlan(name, DTYPES[parts[0].get_dtype()], tuple(shape))
 
 
 class SeenFolder(SafetensorsFolder):
