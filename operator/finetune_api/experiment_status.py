@@ -185,6 +185,8 @@ class ExperimentProgress(ApiModel):
     """gradNorm before clipping, last logged."""
     tokens_per_second: float | None = None
     """tokensPerSecond over all ranks."""
+    peak_memory_bytes: int | None = None
+    """peakMemoryBytes were in use at most on the longest samples, of a GPU or a CPU process."""
     eta: str | None = Field(default=None, max_length=63)
     """eta is the remaining time as text."""
     stage: str = Field(default="", max_length=63)

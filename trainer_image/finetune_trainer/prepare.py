@@ -33,6 +33,7 @@ from finetune_trainer.prepared_samples import CHUNK, batch_of
 from finetune_trainer.prepared_splits import Prepared, prepared_splits
 from finetune_trainer.prompts import sample_prompts, stop_ids
 from finetune_trainer.record import TEXT
+from finetune_trainer.resolved_memory import padding_notice
 from finetune_trainer.resolved_plan import PreparedFacts, resolved_plan
 from finetune_trainer.run_records import run_records
 from finetune_trainer.run_tokenizer import RunTokenizer, run_tokenizer
@@ -116,6 +117,8 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
     )
     report.artifact("prepared", store.uri, digest, sum(entry.bytes for entry in entries))
     plan = _plan(config, base, encoder, replace(prepared, choices=choices), digest)
+    if padding := padding_notice(config.spec, base.facts.shape, plan):
+        report.warn("PaddedRows", padding)
     return _summary(config, base, prepared, plan)
 
 

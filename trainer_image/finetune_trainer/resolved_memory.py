@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune_api.experiment_status import MemoryStatus, Verdict
+from finetune_api.experiment_status import MemoryStatus, PlanStatus, Verdict
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.memory_choice import Alternative, MemoryQuestion, alternatives, memory_choice
 from finetune_api.memory_plan import MemoryEstimate
@@ -119,6 +119,14 @@ def checkpointed_layers(spec: ExperimentSpec, estimate: MemoryEstimate | None) -
     ):
         return None
     return estimate.settings.checkpointed
+
+
+def padding_notice(spec: ExperimentSpec, shape: ModelShape | None, plan: PlanStatus) -> str:
+    """Return what to say where batching Auto pads rows, else nothing."""
+    if plan.batching != Batching.PADDED or spec.training.batching == Batching.PADDED:
+        return ""
+    why = (shape.unpackable if shape else "") or "model.attention is Eager"
+    return f"samples get padded rows of their own instead of sharing one: {why}"
 
 
 def check_model(spec: ExperimentSpec) -> None:

@@ -20,6 +20,8 @@ from finetune_api.run_progress import Progress
 
 _WRITTEN_BY = re.compile(r"/attempt-(\d+)\.")
 _MOST_METRICS = 32
+NOTABLE_DEVIATION = 0.15
+"""Share by which an observed peak of GPU memory may differ from the plan unmentioned."""
 
 
 def reported(status: ExperimentStatus, told: Progress, now: datetime) -> dict[str, Any]:
@@ -36,6 +38,20 @@ def reported(status: ExperimentStatus, told: Progress, now: datetime) -> dict[st
         "best": _best(told.best) or status.best,
         "checkpoints": checkpoints.model_copy(update={"save_seconds": slowest}),
     }
+
+
+def memory_off_plan(status: ExperimentStatus, progress: ExperimentProgress | None) -> str:
+    """Return what to say when a GPU's first observed peak is far from the plan's, else nothing."""
+    plan, known = status.plan, status.progress
+    peak = progress.peak_memory_bytes if progress else None
+    if not peak or not plan or not plan.gpus or not plan.memory:
+        return ""
+    if known and known.peak_memory_bytes:
+        return ""
+    planned = sum(plan.memory.terms.values())
+    if abs(peak / planned - 1) <= NOTABLE_DEVIATION:
+        return ""
+    return f"the longest samples take {peak / 1e9:.1f} GB per GPU, {planned / 1e9:.1f} GB planned"
 
 
 def last_words(status: ExperimentStatus, outcomes: Iterable[Outcome]) -> dict[str, Any]:
@@ -120,6 +136,7 @@ def _progress(
         learning_rate=told.learning_rate,
         grad_norm=_rounded(told.gradient_norm, 4),
         tokens_per_second=_rounded(told.tokens_per_second, 1),
+        peak_memory_bytes=told.memory_peak_bytes,
         eta=None if remaining is None else duration(remaining),
         stage=told.phase,
     )

@@ -41,7 +41,12 @@ from finetune_operator.planners.recorded_attempt import (
     warnings,
 )
 from finetune_operator.planners.settled import settled
-from finetune_operator.planners.training_progress import last_words, merged, reported
+from finetune_operator.planners.training_progress import (
+    last_words,
+    memory_off_plan,
+    merged,
+    reported,
+)
 from finetune_operator.planners.work import Achievement, Obstacle, Recorded, Work
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Situation, Verdict
 
@@ -166,12 +171,15 @@ class TrainingWork(Work):
         }
 
     def notices(self, updates: Mapping[str, Any]) -> tuple[Event, ...]:
-        """Return an event when damaged checkpoints were set aside."""
-        known = experiment_of(self.observed).status.checkpoints
-        found: Checkpoints = updates.get("checkpoints", known)
-        if found.quarantined <= known.quarantined:
-            return ()
-        return (Event("Warning", "Quarantined", _available(found).message),)
+        """Return events when damaged checkpoints were set aside, or memory is far off its plan."""
+        status = experiment_of(self.observed).status
+        found: Checkpoints = updates.get("checkpoints", status.checkpoints)
+        notices = []
+        if found.quarantined > status.checkpoints.quarantined:
+            notices.append(Event("Warning", "Quarantined", _available(found).message))
+        if off := memory_off_plan(status, updates.get("progress")):
+            notices.append(Event("Warning", "MemoryOffPlan", off))
+        return tuple(notices)
 
 
 def _config(observed: Observed, of: Owner) -> TrainingConfig:

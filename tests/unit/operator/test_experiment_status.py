@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 import builders
 import good_ends
 from builders import (
@@ -69,6 +71,29 @@ def test_a_damaged_checkpoint_is_reported_once() -> None:
     decided = plan(first)
     assert [event.reason for event in decided.events] == ["Training", "Quarantined"]
     assert condition(decided, "CheckpointAvailable") == ("True", "Quarantined")
+    assert plan(published(first, decided)).events == ()
+
+
+@pytest.mark.parametrize(
+    ("peak", "told_again"),
+    [
+        (None, []),
+        (10_000, []),
+        (11_400, []),
+        (11_600, ["MemoryOffPlan"]),
+        (8_000, ["MemoryOffPlan"]),
+    ],
+    ids="{0} of 10,000 bytes".format,
+)
+def test_a_peak_far_from_the_memory_plan_is_told_once(peak, told_again) -> None:
+    memory = {"estimatedBytes": 12_000, "verdict": "NotJudged", "terms": {"weights": 10_000}}
+    status = prepared(**attempt())
+    plan_status = status["plan"] | {"gpus": 1, "memory": memory}
+    told = running(*ALL_RUN, progress=progress("Training", memory_peak_bytes=peak))
+    first = seen(status | {"plan": plan_status}, told)
+    decided = plan(first)
+    assert [event.reason for event in decided.events] == ["Training", *told_again]
+    assert decided.status["progress"].get("peakMemoryBytes") == peak
     assert plan(published(first, decided)).events == ()
 
 

@@ -10,6 +10,7 @@ import pytest
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.model_shape import ModelShape
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.resolved_memory import padding_notice
 from finetune_trainer.resolved_plan import PreparedFacts, resolved_plan
 
 SHAPE = ModelShape(
@@ -174,3 +175,28 @@ def test_a_given_value_wins_over_the_preset():
     found = (status.rank, status.quantization, status.epochs, status.per_device_batch_size)
     assert found == (4, "None", 2.0, 3)
     assert status.checkpointed_layers == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "training", "told"),
+    [
+        (CAPPED, {}, "caps scores"),
+        (CAPPED, {"batching": "Padded"}, ""),
+        (SHAPE, {}, ""),
+    ],
+    ids=["fallback", "asked for", "packed"],
+)
+def test_rows_that_are_padded_without_being_asked_for_are_told_with_the_reason(
+    shape, training, told
+):
+    given = {"model": {"name": "org/model"}, "dataset": {"name": "data"}, "training": training}
+    spec = ExperimentSpec.model_validate_json(json.dumps(given))
+    notice = padding_notice(spec, shape, planned(shape, training=training))
+    assert told in notice
+    assert bool(notice) == bool(told)
+
+
+def test_an_adapter_on_random_weights_is_refused():
+    with pytest.raises(ConfigurationError, match=r"model\.initialWeights: an adapter"):
+        planned(model={"initialWeights": "Random"})
+    planned(model={"initialWeights": "Random"}, adapter={"type": "None"})
