@@ -72,7 +72,8 @@ def column_mapping(
     A source that is `held_out` may lack the parent column: its rows are single turns then.
     """
     given = _given(spec.columns or Columns())
-    if held_out and not set(given.get(PARENT, NAMES[PARENT])) & set(columns):
+    linked = spec.layout == Layout.PARENT_CHAIN or given.get(PARENT)
+    if held_out and linked and not set(given.get(PARENT, NAMES[PARENT])) & set(columns):
         given = {part: names for part, names in given.items() if part not in (ID, PARENT)}
         if spec.layout == Layout.PARENT_CHAIN:
             spec = spec.model_copy(update={"layout": Layout.COLUMNS})
@@ -82,6 +83,8 @@ def column_mapping(
     detected = {part: _candidates(part, columns) for part in NAMES if part not in given}
     found = {part: [names] for part, names in given.items() if names} | detected
     layouts = _possible(found, given, spec)
+    if given.get(PARENT) and (unlinked := _unlinked(layouts, found, given, file)):
+        return None, [unlinked]
     if len(layouts) != 1:
         return None, [_undecided(layouts, columns, file)]
     return _mapped(layouts[0], found, given, spec, file)
@@ -114,6 +117,23 @@ def _mapped(
         ),
         [],
     )
+
+
+def _unlinked(
+    layouts: list[Layout],
+    found: dict[str, list[tuple[str, ...]]],
+    given: dict[str, tuple[str, ...]],
+    file: str,
+) -> Problem | None:
+    """Return why a parent column that the spec maps would not link rows."""
+    if not found.get(ID):
+        return Problem("ParentNeedsId", file)
+    if given[PARENT] == given.get(ID):
+        return Problem("SameColumnTwice", file, column=given[PARENT][0])
+    if layouts and Layout.PARENT_CHAIN not in layouts:
+        detail = f"columns.parentId is mapped, but rows of layout {layouts[0]} are not linked"
+        return Problem("AmbiguousColumns", file, detail=detail)
+    return None
 
 
 def _given(columns: Columns) -> dict[str, tuple[str, ...]]:

@@ -77,6 +77,20 @@ CHECKS: dict[str, Check] = {
     "EmptyColumnName": Check(
         "V-14", "Error", "column {detail} has no name", "a name for each column", "add a header"
     ),
+    "SameColumnTwice": Check(
+        "V-15",
+        "Error",
+        'column "{column}" is mapped as id and as parent',
+        "two columns",
+        "map the parent id column",
+    ),
+    "ParentNeedsId": Check(
+        "V-26",
+        "Error",
+        "a parent column is mapped but no id column",
+        "both",
+        "map columns.id",
+    ),
     "EmptyAnswer": Check(
         "V-16",
         "Policy",

@@ -200,6 +200,26 @@ def test_a_held_out_source_without_parents_has_single_turns_and_the_report_says_
     assert "NoParentColumn" in {one.reason for one in summary.findings}
 
 
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"id": "", "parentId": "parent"}, "ParentNeedsId"),
+        ({"id": "parent", "parentId": "parent"}, "SameColumnTwice"),
+        ({"id": "id", "parentId": "nobody"}, "MissingColumn"),
+    ],
+    ids=["no id", "one column for both", "no such column"],
+)
+def test_a_mapped_parent_that_cannot_link_rows_is_a_finding(ground, columns, reason):
+    assert set(refused(ground, [row("1"), row("2", "1")], columns=columns)) == {reason}
+
+
+def test_a_parent_of_lists_of_turns_is_refused_not_ignored(ground):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"id": n, "parent": None, "messages": turns} for n in range(3)]
+    found = refused(ground, rows, columns={"parentId": "parent"})
+    assert "rows of layout Messages are not linked" in found["AmbiguousColumns"].message
+
+
 def test_ids_are_not_detected_where_the_spec_says_there_are_none(ground):
     kept = finished(ground, [row("1"), row("2", "1")], columns={"id": "", "parentId": ""})
     assert all("parent" not in one for one in kept.values())

@@ -11,7 +11,7 @@ from finetune_trainer.data import Prefetch, micro_batch, rank_step
 from finetune_trainer.losses import RowWeights
 from finetune_trainer.plan import Plan, PlanSettings
 from toy_llama import token_cache
-from toy_task import toy_engine
+from toy_task import gradients, toy_engine
 
 CACHE = token_cache(8)
 
@@ -81,6 +81,23 @@ def test_the_averaging_changes_the_gradient_of_a_step(tmp_path):
         (batch,) = rank_step(CACHE, plan, 0, 0, 1).batches
         found.append(toy_engine(tmp_path / averaging).task(batch).item())
     assert found[0] != pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("averaging", LossAveraging)
+@pytest.mark.parametrize(("budget", "grain", "world"), [(30, 1, 1), (24, 2, 2), (60, 1, 3)])
+def test_a_gradient_is_the_same_however_a_step_is_cut(tmp_path, averaging, budget, grain, world):
+    def gradient(folder, **cut):
+        settings = PlanSettings(seed=1, samples=8, averaging=averaging, **cut)
+        plan, engine = Plan(CACHE.lengths, CACHE.supervised, settings), toy_engine(folder)
+        for rank in range(world):
+            for batch in rank_step(CACHE, plan, 0, rank, world).batches:
+                engine.backward(engine.loss_sum(batch, last=True))
+        return gradients(engine)
+
+    whole = gradient(tmp_path / "whole", budget=400)
+    split = gradient(tmp_path / "split", budget=budget, grain=grain)
+    for name, expected in whole.items():
+        torch.testing.assert_close(split[name], expected, rtol=0, atol=1e-6)
 
 
 def test_items_come_in_order():
