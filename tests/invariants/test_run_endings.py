@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import finetune_trainer.run  # noqa: F401 - loaded once, then inherited by every forked rank
+from finetune_trainer import progress
 from finetune_trainer.engine import Engine
 from finetune_trainer.tensor_file import read_tensors
 from training_ground import TrainingGround
@@ -75,6 +76,7 @@ def test_fail_ends_the_run_and_no_checkpoint_holds_the_bad_update(ground, monkey
 @pytest.mark.parametrize("step", [1, 4], ids="at step {}".format)
 def test_skip_leaves_the_update_out_and_counts_it(ground, monkeypatch, step):
     spoil(monkeypatch, step=step, times=1)
+    monkeypatch.setattr(progress, "PUBLISH_SECONDS", 0.0)
     (ended,) = outcomes(ground, training={"nonFinitePolicy": "Skip"})
     assert ended.failure_class == "Completed"
     record = record_of(ground, ended)

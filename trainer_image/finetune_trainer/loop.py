@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -268,11 +267,10 @@ class Loop:
             done, rate = one.step + 1, run.schedule.peak * run.factor(one.step)
             point = done % run.spec.tracking.log_every_steps == 0 or done == run.total
             run.record.add_values(done, one.loss, rate=rate, norm=one.norm, point=point)
-            if run.board is not None:
-                norm = one.norm if math.isfinite(one.norm) else None
-                run.board.values(loss=one.loss, gradient_norm=norm, learning_rate=rate)
-                if point:
-                    run.board.log(f"step {done}/{run.total}")
+            if run.board is not None and one.finite:
+                run.board.values(loss=one.loss, gradient_norm=one.norm, learning_rate=rate)
+            if run.board is not None and point:
+                run.board.log(f"step {done}/{run.total}")
 
 
 def _ring(run: Run) -> Ring:

@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from finetune_api.run_progress import Progress
 from finetune_trainer.run_record import RunRecord
 
+disable_created_metrics()  # type: ignore[no-untyped-call]
 log = logging.getLogger("finetune_trainer")
 
 BUCKETS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)

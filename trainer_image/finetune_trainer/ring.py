@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ class StepValues:
     step: int
     loss: float
     norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Tell whether the step moved the weights."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
 class Ring:
