@@ -30,6 +30,7 @@ from finetune_trainer.resolved_memory import (
 from finetune_trainer.run_plan import augmentation_of, changes
 from finetune_trainer.sample_choices import SampleChoices
 from finetune_trainer.store import canonical_json
+from finetune_trainer.strategy_checks import check_strategy
 
 ADAPTER_RATE, FULL_RATE = 1e-4, 1e-5
 
@@ -74,11 +75,13 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
         trained=facts.trained,
         batches=batches,
     )
+    layout = _layout(spec, batches, memory)
+    check_strategy(spec, layout["strategy"], ranks_of(spec), batches.compute_dtype)
     plan = _steps(spec, facts, batches, memory)
     adapter = spec.adapter.type != AdapterType.NONE
     rank = preset.rank if adapter else None
     status = PlanStatus(
-        **_layout(spec, batches, memory),
+        **layout,
         template=facts.template,
         gpus=spec.compute.nodes * spec.compute.gpus_per_node,
         max_length=facts.max_length,
