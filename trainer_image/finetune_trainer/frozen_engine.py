@@ -12,12 +12,13 @@ from finetune_trainer.assembled_model import held_base
 from finetune_trainer.base_form import BaseForm, base_form, proven_form, run_type
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import Engine
-from finetune_trainer.engine_choice import engine_for, sharded
+from finetune_trainer.engine_choice import engine_for
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.guarded_update import GuardedUpdate
 from finetune_trainer.lean_layers import lean
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from finetune_trainer.rank_folder import RankFolder
+from finetune_trainer.strategy_checks import sharded
 from finetune_trainer.vocabulary import new_rows
 
 
