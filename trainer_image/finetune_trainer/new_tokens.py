@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from finetune_trainer.text_tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from finetune_api.finetune_experiment import ExperimentSpec
-
 
 FILE = "new_tokens.json"
 
@@ -32,13 +31,15 @@ class NewToken:
     token: str
     id: int
     pieces: tuple[int, ...]
+    special: bool = False
 
 
 def grown(tokenizer: TextTokenizer, spec: ExperimentSpec) -> tuple[TextTokenizer, list[NewToken]]:
     """Return the tokenizer with the tokens of the spec, and those that are new to it.
 
     Listed tokens are plain text for decoding; markers are special: generation stops at them and
-    nothing masks them. Raises ConfigurationError (DeadSetting) for tokens that exist already.
+    nothing masks them. Raises ConfigurationError: DeadSetting for tokens that exist already,
+    InvalidSpec for those that cannot be decoded again.
     """
     listed, markers = list(spec.tokenizer.additional_tokens or ()), _markers(spec)
     vocabulary = tokenizer.backend.get_vocab(with_added_tokens=True)
@@ -47,15 +48,10 @@ def grown(tokenizer: TextTokenizer, spec: ExperimentSpec) -> tuple[TextTokenizer
         raise _dead("additionalTokens", f"{', '.join(known) or 'a token'} exists already or twice")
     if markers and not any(marker not in vocabulary for marker in markers):
         raise _dead("addMarkerTokens", "all markers are tokens of this tokenizer already")
-    fresh = [token for token in (*markers, *listed) if token not in vocabulary]
-    if not fresh:
-        return tokenizer, []
-    backend = Tokenizer.from_str(tokenizer.backend.to_str())
-    backend.add_special_tokens([_added(token, special=True) for token in markers])
-    backend.add_tokens([_added(token, special=False) for token in listed])
-    special = replace(tokenizer.special, all=tokenizer.special.all | set(markers))
-    ids = backend.get_vocab(with_added_tokens=True)
-    lost = [token for token in listed if backend.decode([ids[token]]).strip() != token.strip()]
+    wanted = [(token, token in markers) for token in (*markers, *listed)]
+    added = with_tokens(tokenizer, wanted)
+    ids = added.backend.get_vocab(with_added_tokens=True)
+    lost = [one for one in listed if added.backend.decode([ids[one]]).strip() != one.strip()]
     if lost:
         # A byte-level decoder takes Latin letters inside an added token for bytes.
         raise ConfigurationError(
@@ -63,19 +59,37 @@ def grown(tokenizer: TextTokenizer, spec: ExperimentSpec) -> tuple[TextTokenizer
             "as text; use ASCII characters",
             reason="InvalidSpec",
         )
-    new = [NewToken(token, ids[token], tuple(tokenizer.ids(token))) for token in fresh]
-    return replace(tokenizer, backend=backend, special=special), new
+    return added, [
+        NewToken(token, ids[token], tuple(tokenizer.ids(token)), special)
+        for token, special in wanted
+        if token not in vocabulary
+    ]
+
+
+def with_tokens(tokenizer: TextTokenizer, tokens: Sequence[tuple[str, bool]]) -> TextTokenizer:
+    """Return a tokenizer that also knows these tokens, each with whether it is special."""
+    if not tokens:
+        return tokenizer
+    backend = Tokenizer.from_str(tokenizer.backend.to_str())
+    for token, special in tokens:
+        backend.add_tokens([AddedToken(token, special=special, normalized=False)])
+    special_ones = {token for token, special in tokens if special}
+    special_tokens = replace(tokenizer.special, all=tokenizer.special.all | special_ones)
+    return replace(tokenizer, backend=backend, special=special_tokens)
+
+
+def parsed_tokens(content: Mapping[str, Any]) -> list[NewToken]:
+    """Return the new tokens that a new_tokens.json lists."""
+    return [
+        NewToken(one["token"], int(one["id"]), tuple(map(int, one["pieces"])), bool(one["special"]))
+        for one in content["tokens"]
+    ]
 
 
 def read_new_tokens(folder: Path) -> list[NewToken]:
     """Return the new tokens of a prepared folder; none where it has no new_tokens.json."""
     path = folder / FILE
-    if not path.exists():
-        return []
-    return [
-        NewToken(one["token"], int(one["id"]), tuple(map(int, one["pieces"])))
-        for one in json.loads(path.read_bytes())["tokens"]
-    ]
+    return parsed_tokens(json.loads(path.read_bytes())) if path.exists() else []
 
 
 def new_tokens_file(new: Sequence[NewToken], vocabulary: int | None) -> dict[str, Any]:
@@ -83,13 +97,15 @@ def new_tokens_file(new: Sequence[NewToken], vocabulary: int | None) -> dict[str
     return {
         "version": 1,
         "vocabulary": rows_needed(new, vocabulary),
-        "tokens": [{"id": one.id, "token": one.token, "pieces": list(one.pieces)} for one in new],
+        "tokens": [{**vars(one), "pieces": list(one.pieces)} for one in new],
     }
 
 
-def rows_needed(new: Sequence[NewToken], vocabulary: int | None) -> int | None:
+def rows_needed(tokens: Iterable[NewToken], vocabulary: int | None) -> int | None:
     """Return the rows of the grown model; a padded vocabulary keeps its size."""
-    return max([vocabulary, *(one.id + 1 for one in new)]) if vocabulary is not None else None
+    if vocabulary is None:
+        return None
+    return max([vocabulary, *(one.id + 1 for one in tokens)])
 
 
 def _markers(spec: ExperimentSpec) -> list[str]:
@@ -98,10 +114,6 @@ def _markers(spec: ExperimentSpec) -> list[str]:
     markers = spec.prompt.markers or Markers()
     texts: Iterable[str] = (markers.system, markers.prompt, markers.answer)
     return [text for text in dict.fromkeys(texts) if text.strip()]
-
-
-def _added(token: str, *, special: bool) -> AddedToken:
-    return AddedToken(token, special=special, normalized=False)
 
 
 def _dead(field: str, why: str) -> ConfigurationError:

@@ -5,14 +5,12 @@ What fails here fails before anything expensive is asked for.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api import names
 from finetune_api.experiment_start import Start
 from finetune_api.experiment_status import DatasetPin, ModelStatus, PlanStatus, Truncation
 from finetune_api.presets import preset_of
@@ -21,20 +19,20 @@ from finetune_api.training_settings import Mode
 from finetune_trainer.augmentation_choice import check_exchanges
 from finetune_trainer.base_model import local_model_folder, model_place, resolved_commit
 from finetune_trainer.encode import Encoder
-from finetune_trainer.errors import AccessError, ConfigurationError
+from finetune_trainer.errors import AccessError
 from finetune_trainer.evaluate_mode import main_split, of_mode
+from finetune_trainer.inherited_tokens import inherited_tokens
 from finetune_trainer.model_facts import ModelFacts, model_facts
 from finetune_trainer.mounts import scratch_folder
 from finetune_trainer.new_tokens import FILE as NEW_TOKENS
-from finetune_trainer.new_tokens import new_tokens_file, rows_needed
+from finetune_trainer.new_tokens import new_tokens_file
 from finetune_trainer.preparation_warnings import preparation_warnings
 from finetune_trainer.prepared_files import FORMAT, write_accounts, write_cache
-from finetune_trainer.prepared_samples import CHUNK, batch_of
 from finetune_trainer.prepared_splits import Prepared, prepared_splits
 from finetune_trainer.prompts import sample_prompts, stop_ids
-from finetune_trainer.record import TEXT
 from finetune_trainer.resolved_memory import padding_notice
 from finetune_trainer.resolved_plan import PreparedFacts, resolved_plan
+from finetune_trainer.run_encoder import run_encoder
 from finetune_trainer.run_records import run_records
 from finetune_trainer.run_tokenizer import RunTokenizer, run_tokenizer
 from finetune_trainer.sample_choices import sample_choices
@@ -50,17 +48,13 @@ from finetune_trainer.store import (
     open_store,
     write_manifest,
 )
-from finetune_trainer.supervision import Supervision
-from finetune_trainer.template_choice import chosen_template
 from finetune_trainer.text_checks import check_text_settings
 
 if TYPE_CHECKING:
     from finetune_api.finetune_experiment import ExperimentSpec
     from finetune_api.run_config import PreparationConfig
-    from finetune_api.text_settings import Prompt
     from finetune_trainer.chat_template import ChatTemplate
     from finetune_trainer.stage_report import StageReporter
-    from finetune_trainer.text_tokenizer import TextTokenizer
 
 SHORTEST_PROMPT = 16
 """Tokens a prompt keeps even where generation.maxNewTokens would fill the whole context."""
@@ -86,15 +80,16 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
         folder = Path(scratch)
         snapshot = of_mode(config.spec, run_records(config, folder / "snapshot"))
         check_text_settings(config.spec, snapshot.record_type)
-        tokenizer = run_tokenizer(config.spec, base.folder, folder)
-        encoder = _encoder(config.spec, tokenizer.tokenizer, snapshot)
+        inherited = inherited_tokens(config.start)
+        tokenizer = run_tokenizer(config.spec, base.folder, folder, inherited)
+        encoder = run_encoder(config.spec, tokenizer.tokenizer, snapshot)
         check_exchanges(config.spec, snapshot, encoder)
         report.progress(0.2)
         prepared = prepared_splits(
             config.spec,
             snapshot,
             encoder,
-            replace(base.facts, vocabulary=rows_needed(tokenizer.new, base.facts.vocabulary)),
+            replace(base.facts, vocabulary=tokenizer.vocabulary(base.facts.vocabulary)),
             folder=folder,
             heard=lambda done: report.progress(0.2 + 0.6 * done),
         )
@@ -144,50 +139,6 @@ def _base(config: PreparationConfig) -> Base:
     return Base(place, commit, folder, model_facts(folder), f"{place}@{commit}{put_on}")
 
 
-def _encoder(spec: ExperimentSpec, tokenizer: TextTokenizer, snapshot: Snapshot) -> Encoder:
-    prompt, documents = spec.prompt, snapshot.record_type == TEXT
-    own = None if documents else tokenizer.chat_template
-    template = chosen_template(prompt, own, tokenizer.special, _custom_template(prompt))
-    roles = _roles(snapshot)
-    if roles and prompt.system:
-        roles.add("system")
-    template.check_roles(sorted(roles))
-    augmented = spec.augmentation
-    return Encoder(
-        tokenizer,
-        template,
-        supervision=Supervision.of(prompt),
-        with_turns=augmented is not None
-        and augmented.skip_parent_probability + augmented.random_parent_probability > 0,
-    )
-
-
-def _custom_template(prompt: Prompt) -> str | None:
-    if prompt.template_ref is None:
-        return None
-    path = Path(os.environ.get(names.TEMPLATE_ENV, f"{names.TEMPLATE_DIR}/{names.TEMPLATE_KEY}"))
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"spec.prompt.templateRef: its template cannot be read ({type(error).__name__}); give "
-            "the ConfigMap this key with UTF-8 text",
-            reason="TemplateUnsuitable",
-        ) from error
-
-
-def _roles(snapshot: Snapshot) -> set[str]:
-    """Return the roles that occur in the data; none in documents."""
-    roles: set[str] = set()
-    for rows in snapshot.splits.values():
-        for start in range(0, len(rows), CHUNK):
-            batch = batch_of(rows, start, start + CHUNK)
-            roles |= {turn["role"] for turns in batch.turns for turn in turns or ()}
-            if any(batch.systems):
-                roles.add("system")
-    return roles
-
-
 def _files(
     store: Store,
     spec: ExperimentSpec,
@@ -226,7 +177,8 @@ def _tokenizer_files(
     for name, content in tokenizer.files():
         entries.append(store.write(f"tokenizer/{name}", content))
     if tokenizer.new:
-        new = canonical_json(new_tokens_file(tokenizer.new, facts.vocabulary))
+        rows = tokenizer.vocabulary(facts.vocabulary)
+        new = canonical_json(new_tokens_file(tokenizer.new, rows))
         entries.append(store.write(NEW_TOKENS, new))
     return entries
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.artifact_files import tokenizer_files
 from finetune_trainer.base_model import hub_tokenizer_folder
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.new_tokens import NewToken, grown
+from finetune_trainer.inherited_tokens import InheritedTokens
+from finetune_trainer.new_tokens import NewToken, grown, rows_needed, with_tokens
 from finetune_trainer.template_choice import json_or_text
 from finetune_trainer.text_tokenizer import TextTokenizer, text_tokenizer
 
@@ -29,6 +30,8 @@ REFUSED = (
 )
 """Options that could load code, reach other places, or have a field of their own."""
 
+NOTHING_INHERITED = InheritedTokens()
+
 
 @dataclass(frozen=True)
 class RunTokenizer:
@@ -37,6 +40,12 @@ class RunTokenizer:
     tokenizer: TextTokenizer
     folder: Path
     new: list[NewToken] = field(default_factory=list)
+    """new tokens get a row each; those of merged ancestors have theirs."""
+    inherited: InheritedTokens = field(default_factory=InheritedTokens)
+
+    def vocabulary(self, rows: int | None) -> int | None:
+        """Return the rows of the model once it has grown; `rows` are those of the base."""
+        return rows_needed((*self.inherited, *self.new), rows)
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Yield the files of the tokenizer as the run uses it, its own template included."""
@@ -50,7 +59,12 @@ class RunTokenizer:
         yield from sorted(found.items())
 
 
-def run_tokenizer(spec: ExperimentSpec, model: Path, scratch: Path) -> RunTokenizer:
+def run_tokenizer(
+    spec: ExperimentSpec,
+    model: Path,
+    scratch: Path,
+    inherited: InheritedTokens = NOTHING_INHERITED,
+) -> RunTokenizer:
     """Return the tokenizer of a run; `model` is the folder of the base model.
 
     Raises ConfigurationError (InvalidSpec, DeadSetting, UnsupportedModel) and AccessError.
@@ -61,8 +75,16 @@ def run_tokenizer(spec: ExperimentSpec, model: Path, scratch: Path) -> RunTokeni
         folder = hub_tokenizer_folder(wanted.name, wanted.revision, spec.hub)
     if wanted.options:
         folder = _loaded_with_options(folder, wanted.options, scratch)
-    tokenizer, new = grown(text_tokenizer(folder), spec)
-    return RunTokenizer(tokenizer, folder, new)
+    own = with_tokens(text_tokenizer(folder), [(one.token, one.special) for one in inherited])
+    moved = [one.token for one in inherited if own.backend.token_to_id(one.token) != one.id]
+    if moved:
+        raise ConfigurationError(
+            f"spec.model.fromExperiment: its tokens {', '.join(moved)} get other ids in this "
+            "tokenizer; use the tokenizer of that experiment",
+            reason="WeightsMismatch",
+        )
+    tokenizer, new = grown(own, spec)
+    return RunTokenizer(tokenizer, folder, [*inherited.continued, *new], inherited)
 
 
 def _loaded_with_options(folder: Path, options: dict[str, str], scratch: Path) -> Path:

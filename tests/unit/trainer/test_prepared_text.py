@@ -1,18 +1,14 @@
-"""Every setting of tokenizer and prompt changes what preparation writes, or is refused."""
+"""Every setting of prompt and length changes what preparation writes, or is refused."""
 
-import json
 import re
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
-from data_ground import CHAT, Ground, jsonl, questions, results
+from data_ground import CHAT, Ground, jsonl, questions
 from finetune_trainer.errors import ConfigurationError, DataError
-from finetune_trainer.new_tokens import read_new_tokens
-from finetune_trainer.text_tokenizer import text_tokenizer
-from finetune_trainer.token_cache import fetch_prepared, open_cache
-from preparation_bench import HOME, Bench
+from preparation_bench import Bench
+from written_preparation import Written
 
 
 @pytest.fixture
@@ -21,25 +17,6 @@ def bench(tmp_path, monkeypatch):
     bench.model()
     bench.dataset(jsonl(questions(40)))
     return bench
-
-
-class Written:
-    """What a preparation wrote, as its readers see it."""
-
-    def __init__(self, bench, folder, **spec):
-        self.summary, self.report = bench.prepared(**spec)
-        uri = self.report.artifacts[0].uri
-        store = results().child(f"{HOME}/{uri.rpartition('/')[2]}")
-        self.folder = fetch_prepared(store, self.report.artifacts[0].digest, folder)
-        self.tokenizer = text_tokenizer(self.folder / "tokenizer")
-        self.cache = open_cache(self.folder / "tokens/train")
-        self.template = json.loads((self.folder / "template.json").read_text())
-
-    def text(self, number=0, bit=0):
-        start, end = self.cache.offsets[number : number + 2]
-        ids, flags = self.cache.tokens[start:end], self.cache.flags[start:end]
-        chosen = ids[flags & bit > 0] if bit else ids
-        return self.tokenizer.decode(chosen.tolist())
 
 
 @pytest.fixture
@@ -107,105 +84,6 @@ def test_options_of_the_template_act_and_stay_in_the_written_template(bench, wri
     found = written(prompt={"templateOptions": {"brief": "true"}})
     assert found.text().startswith("Brief. <|user|>")
     assert "set brief = true" in found.template["source"]
-
-
-def test_markers_become_tokens_on_demand_and_their_pieces_are_told(written):
-    spec = {"prompt": {"template": "Markers", "markers": {"prompt": "<|ask|>", "answer": "=>"}}}
-    plain = written(**spec)
-    assert not (plain.folder / "new_tokens.json").exists()
-    found = written(**spec, tokenizer={"addMarkerTokens": True})
-    assert found.text() == plain.text()
-    assert len(found.cache.tokens) < len(plain.cache.tokens)
-    new = read_new_tokens(found.folder)
-    assert [one.token for one in new] == ["<|ask|>", "=>"]
-    assert [plain.tokenizer.decode(list(one.pieces)) for one in new] == ["<|ask|>", "=>"]
-    assert found.template["stops"] == ["<|system|>", "<|ask|>", "=>"]
-    stops = json.loads((found.folder / "prompts.json").read_text())["stop"]
-    assert {one.id for one in new} < set(stops)
-    content = found.tokenizer.decode(found.cache.tokens[found.cache.flags & 2 > 0].tolist())
-    assert "=>" not in content
-
-
-def test_new_tokens_are_one_id_each_and_saved_with_the_tokenizer(bench, written):
-    plain = written()
-    found = written(tokenizer={"additionalTokens": ["question 1", "Øre\n"]})
-    ids = [one.id for one in read_new_tokens(found.folder)]
-    size = plain.tokenizer.backend.get_vocab_size()
-    assert ids == [size, size + 1]
-    assert ids[0] in found.cache.tokens
-    assert ids[0] not in plain.cache.tokens
-    needed = json.loads((found.folder / "new_tokens.json").read_text())["vocabulary"]
-    assert needed == max(400, size + 2)
-    settings = json.loads((found.folder / "tokenizer/tokenizer_config.json").read_text())
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    (found.folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(settings))
-    library = AutoTokenizer.from_pretrained(found.folder / "tokenizer")
-    text = "a question 1 Øre\n<|end|>"
-    assert library(text, add_special_tokens=False).input_ids == found.tokenizer.ids(text)
-    assert ids[0] in library(text).input_ids
-
-
-def test_a_new_token_that_the_tokenizer_cannot_write_back_is_refused(bench):
-    error = bench.refused(ConfigurationError, tokenizer={"additionalTokens": ["Øre"]})
-    assert (error.reason, "cannot write Øre back" in str(error)) == ("InvalidSpec", True)
-
-
-def test_a_padded_vocabulary_keeps_its_size_when_tokens_come(bench, written):
-    path = bench.ground.claims / "models/tiny/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 1024}))
-    found = written(tokenizer={"additionalTokens": ["question 1"]})
-    assert json.loads((found.folder / "new_tokens.json").read_text())["vocabulary"] == 1024
-
-
-def test_options_of_the_loader_act_and_are_saved(bench, written):
-    settings = bench.ground.claims / "models/tiny/tokenizer_config.json"
-    known = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    settings.write_text(json.dumps(known))
-    assert written(prompt={"template": "Raw"}).text().endswith("<|end|>")
-    found = written(
-        prompt={"template": "Raw"}, tokenizer={"options": {"eos_token": "<|assistant|>"}}
-    )
-    assert found.text().endswith("<|assistant|>")
-    assert found.tokenizer.special.end == "<|assistant|>"
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"trust_remote_code": "true"}, "InvalidSpec"),
-        ({"tokenizer_file": "/etc/passwd"}, "InvalidSpec"),
-        ({"token": "x"}, "InvalidSpec"),
-        ({"cache_dir": "/tmp"}, "InvalidSpec"),
-        ({"chat_template": "x"}, "InvalidSpec"),
-        ({"padding_side": "left"}, "DeadSetting"),
-        ({"nonsense": "1"}, "DeadSetting"),
-        ({"eos_token": "7"}, "InvalidSpec"),
-    ],
-    ids=str,
-)
-def test_options_that_load_code_or_change_nothing_are_refused(bench, options, reason):
-    settings = bench.ground.claims / "models/tiny/tokenizer_config.json"
-    known = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    settings.write_text(json.dumps(known))
-    error = bench.refused(ConfigurationError, tokenizer={"options": options})
-    assert error.reason == reason
-    assert "spec.tokenizer.options: " in str(error)
-
-
-def test_another_tokenizer_is_fetched_by_name(bench, written, monkeypatch, tmp_path):
-    from data_ground import model_folder
-
-    other = model_folder(tmp_path / "other", template="{{ messages[-1].content }}<|end|>")
-    asked = []
-
-    def folder(name, revision, hub):
-        asked.append((name, revision))
-        return other
-
-    monkeypatch.setattr("finetune_trainer.run_tokenizer.hub_tokenizer_folder", folder)
-    found = written(tokenizer={"name": "acme/tok", "revision": "v1"}, prompt={"template": "Raw"})
-    assert asked == [("acme/tok", "v1")]
-    assert found.tokenizer.chat_template == "{{ messages[-1].content }}<|end|>"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""The tokens that the starting weights already know: earlier experiments added them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune_trainer.new_tokens import FILE, NewToken, parsed_tokens
+from finetune_trainer.start_weights import continues
+from finetune_trainer.stored import pinned, stored_at
+
+if TYPE_CHECKING:
+    from finetune_api.experiment_start import Ancestor, Start
+
+
+@dataclass(frozen=True)
+class InheritedTokens:
+    """Tokens of ancestors, eldest first."""
+
+    merged: tuple[NewToken, ...] = ()
+    """merged tokens have their rows in the model already."""
+    continued: tuple[NewToken, ...] = ()
+    """continued tokens have them in an adapter that is trained further: rows are made again."""
+
+    def __iter__(self) -> Iterator[NewToken]:
+        yield from (*self.merged, *self.continued)
+
+
+def inherited_tokens(start: Start | None) -> InheritedTokens:
+    """Return the tokens that the checkpoints of a start brought along."""
+    merged: list[NewToken] = []
+    continued: list[NewToken] = []
+    for ancestor in start.ancestors if start is not None else ():
+        (continued if continues(ancestor) else merged).extend(_tokens(ancestor))
+    return InheritedTokens(tuple(merged), tuple(continued))
+
+
+def _tokens(ancestor: Ancestor) -> list[NewToken]:
+    store = stored_at(ancestor.location, ancestor.uri)
+    if not any(file.name == FILE for file in pinned(store, ancestor.digest).files):
+        return []
+    return parsed_tokens(json.loads(store.read(FILE)))
