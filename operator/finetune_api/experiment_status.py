@@ -187,6 +187,8 @@ class ExperimentProgress(ApiModel):
     """tokensPerSecond over all ranks."""
     peak_memory_bytes: int | None = None
     """peakMemoryBytes were in use at most on the longest samples, of a GPU or a CPU process."""
+    planned_memory_bytes: int | None = None
+    """plannedMemoryBytes are what the plan expects a rank to allocate at the peak."""
     eta: str | None = Field(default=None, max_length=63)
     """eta is the remaining time as text."""
     stage: str = Field(default="", max_length=63)

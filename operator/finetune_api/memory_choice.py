@@ -69,20 +69,29 @@ def memory_choice(question: MemoryQuestion) -> MemoryEstimate:
     return _at(question, options[-1], _budgets(question)[-1], most=True)
 
 
-def layers_at(question: MemoryQuestion, strategy: str, tokens: int) -> int:
-    """Return the layers to recompute for a strategy and budget that stand; all if nothing fits."""
+def estimate_at(
+    question: MemoryQuestion, strategy: str, tokens: int, layers: int | None
+) -> MemoryEstimate:
+    """Return the estimate of a strategy and budget that stand.
+
+    Without `layers` as few are recomputed as fit the available memory; all if nothing fits.
+    """
     options = [one for one in _sharings(question, _settings(question)) if one.strategy == strategy]
-    if not options or question.available is None:
-        return 0
-    settings = replace(options[-1], tokens=tokens)
-    found = least_recomputed(question.shape, settings, question.available)
-    return question.shape.layers if found is None else found.settings.checkpointed
+    settings = replace(options[-1] if options else _settings(question), tokens=tokens)
+    if layers is None and question.available is not None:
+        found = least_recomputed(question.shape, settings, question.available)
+        if found is not None:
+            return found
+        layers = question.shape.layers
+    return memory_estimate(question.shape, replace(settings, checkpointed=layers or 0))
 
 
 def alternatives(question: MemoryQuestion) -> list[Alternative]:
     """Return up to three settings that fit, the smallest change first."""
     found: list[Alternative] = []
     for changes, changed in _changes(question):
+        if any(one.changes.split()[0] == changes.split()[0] for one in found):
+            continue  # a smaller change of the same field fits already
         available, settings = question.available or 0, _settings(changed)
         for option in _sharings(changed, settings):
             one = _fitting(changed, option, available)
@@ -227,7 +236,7 @@ def _changes(question: MemoryQuestion) -> Iterator[tuple[str, MemoryQuestion]]:
     for factor in (2, 4, 8):
         more = _changed(smaller, compute={"strategy": Strategy.FSDP})
         ranks = factor * smaller.ranks
-        yield f"{ranks} GPUs with compute.strategy FSDP", replace(more, ranks=ranks)
+        yield f"compute.strategy FSDP on {ranks} GPUs", replace(more, ranks=ranks)
 
 
 def _changed(question: MemoryQuestion, **blocks: dict[str, object]) -> MemoryQuestion:

@@ -12,13 +12,9 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from finetune_api.memory_choice import MemoryQuestion, layers_at
-from finetune_api.model_shape import model_shape
-from finetune_api.run_config import TrainingConfig
-from finetune_api.training_settings import Attention
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.engine import Engine
-from finetune_trainer.errors import ConfigurationError, GpuOutOfMemoryError
+from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.progress import Board
 
 log = logging.getLogger("finetune_trainer")
@@ -57,28 +53,6 @@ def decoder_layers(model: nn.Module) -> list[Any]:
     return [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
 
 
-def layers_for_device(run: TrainingConfig, config: Any, device: torch.device) -> int:
-    """Return the layers to recompute: as planned, or what this GPU's memory demands.
-
-    Preparation leaves it to the device where nothing told it the memory of a GPU.
-    """
-    planned = run.plan.checkpointed_layers
-    shape = model_shape(config.to_dict())
-    if planned is not None or shape is None or device.type != "cuda":
-        return planned or 0
-    question = MemoryQuestion(
-        spec=run.spec,
-        shape=shape,
-        ranks=run.ranks,
-        max_length=run.plan.max_length,
-        compute_dtype=run.plan.compute_dtype,
-        trained=run.model.trainable_parameters or shape.adapter_parameters(run.plan.rank or 1),
-        eager=run.plan.attention == Attention.EAGER,
-        available=torch.cuda.get_device_properties(device).total_memory,
-    )
-    return layers_at(question, run.plan.strategy, run.plan.max_tokens_per_device)
-
-
 def longest_samples(lengths: Sequence[int], budget: int, *, padded: bool) -> list[int]:
     """Return the longest samples that fill one micro-batch: its memory is the run's peak."""
     chosen: list[int] = []
@@ -110,16 +84,13 @@ class MemoryPeak:
 def probed_memory(engine: Engine, batch: MicroBatch, planned: int | None) -> MemoryPeak:
     """Run one forward and backward and drop its gradients; a collective call.
 
-    `planned` is what the allocator should hand out at the peak. Moments exist already. Raises
-    GpuOutOfMemoryError with both numbers.
+    `planned` is what the allocator should hand out at the peak. Moments exist already.
     """
     on_gpu = engine.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(engine.device)
     try:
         engine.backward(engine.loss_sum(batch, last=True))
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(engine.device, planned) from error
     finally:
         engine.discard()
     return MemoryPeak(peak_bytes(engine.device), planned, on_gpu)
@@ -147,13 +118,3 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def out_of_memory(device: torch.device, planned: int | None) -> GpuOutOfMemoryError:
-    """Return the error of a device that is too small, with what was planned and reached."""
-    shown = "unknown" if planned is None else f"{planned / 1e9:.1f} GB"
-    return GpuOutOfMemoryError(
-        f"the longest samples do not fit: {peak_bytes(device) / 1e9:.1f} GB were reached, {shown} "
-        "planned; set compute.gpuMemory for a plan that fits, or lower training.maxTokensPerDevice",
-        remedy="set compute.gpuMemory, or lower training.maxTokensPerDevice",
-    )

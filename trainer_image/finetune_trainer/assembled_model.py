@@ -16,12 +16,13 @@ from finetune_api.training_settings import (
     NonFinitePolicy,
     Quantization,
 )
-from finetune_trainer.activation_memory import checkpoint_layers, layers_for_device
+from finetune_trainer.activation_memory import checkpoint_layers
 from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.adapter_targets import saved_modules
 from finetune_trainer.base_form import BaseForm, base_form, proven_form, run_type
 from finetune_trainer.continued_adapter import continue_adapter
 from finetune_trainer.determinism import repeat_exactly
+from finetune_trainer.device_memory import device_estimate
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import BuildUpdate, Engine
 from finetune_trainer.engine_choice import engine_for
@@ -54,7 +55,8 @@ def assembled_engine(
         continue_adapter(model, folder.adapter, strict=config.spec.model.strict)
     with torch.autocast(world.device.type, enabled=False):
         check_adapters(model)
-    layers = layers_for_device(config, form.config, world.device)
+    estimate = device_estimate(config, folder.model, world.device)
+    layers = estimate.settings.checkpointed if estimate else config.plan.checkpointed_layers or 0
     checkpoint_layers(model, layers, own_dropout=has_dropout(form.config))
     compile_layers(model, config, world.device)
     task = _task(config, model)

@@ -16,12 +16,12 @@ from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import EXIT_CODES, Outcome
 from finetune_api.training_settings import Mode
 from finetune_trainer.determinism import refused_operation
+from finetune_trainer.device_memory import out_of_memory
 from finetune_trainer.distributed import Signs, agree, join_world, leave_world, peers_watched
 from finetune_trainer.entry_point import read_config
 from finetune_trainer.errors import (
     CheckpointedExit,
     ExternalServiceError,
-    GpuOutOfMemoryError,
     TrainerError,
 )
 from finetune_trainer.evaluation_run import Evaluator
@@ -47,12 +47,14 @@ class Rank:
         self.number = int(os.environ.get("RANK", "0"))
         self.folder = RankFolder.from_environment()
         self.run: Run | None = None
+        self.config: TrainingConfig | None = None
         signal.signal(signal.SIGTERM, self._stop)
 
     def attempt(self) -> Outcome:
         """Train or evaluate to the end, on all ranks together; raises what ended it early."""
         config = read_config("train")
         assert isinstance(config, TrainingConfig)  # noqa: S101 - for mypy
+        self.config = config
         heartbeat, board = Heartbeat(self.folder.heartbeat(self.number)), self._board(config)
         with peers_watched():
             world = join_world(
@@ -112,7 +114,7 @@ def rank_process() -> int:
         log.exception("rank %d failed", rank.number)
         if not isinstance(error, ExternalServiceError):
             _settle(rank.run)
-        outcome = with_facts(outcome_of(_translated(error)), rank.run)
+        outcome = with_facts(outcome_of(_translated(error, rank)), rank.run)
     rank.folder.set_ending(rank.number, outcome.model_copy(update={"rank": rank.number}))
     return EXIT_CODES[outcome.failure_class]
 
@@ -124,11 +126,8 @@ def _settle(run: Run | None) -> None:
             run.saving.finish(run.heartbeat.beat, SETTLE_SECONDS)
 
 
-def _translated(error: Exception) -> Exception:
-    if isinstance(error, torch.OutOfMemoryError):
-        return GpuOutOfMemoryError(
-            "the GPU's memory is exhausted; lower training.maxTokensPerDevice, "
-            "training.perDeviceBatchSize or tokenizer.maxLength",
-            remedy="lower training.maxTokensPerDevice",
-        )
+def _translated(error: Exception, rank: Rank) -> Exception:
+    if isinstance(error, torch.OutOfMemoryError) and rank.config is not None:
+        device = torch.device("cuda", torch.cuda.current_device())
+        return out_of_memory(rank.config, rank.folder.model, device)
     return refused_operation(error) or error

@@ -20,6 +20,7 @@ from finetune_trainer.base_model import model_place
 from finetune_trainer.cadence import Cadence
 from finetune_trainer.checkpoint import ADAPTER, NEW_TOKENS
 from finetune_trainer.data import micro_batch
+from finetune_trainer.device_memory import device_estimate
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import Engine
 from finetune_trainer.loop import Run
@@ -52,7 +53,7 @@ def assembled_run(
     flops = model_flops(engine.task.model)
     costs = (flops.per_token, flops.per_square)
     plan, texts = run_plan(config, train, costs, padded=form.padded)
-    if (peak := _probed(config, engine, plan, train)) is not None:
+    if (peak := _probed(config, folder, engine, plan, train)) is not None:
         show_peak(peak, board)
     heartbeat.beat()
     checkpoints = opened_checkpoints(config, plan.identity(config.prepared_digest), engine)
@@ -94,14 +95,14 @@ def assembled_run(
 
 
 def _probed(
-    config: TrainingConfig, engine: Engine, plan: Plan, train: TokenCache
+    config: TrainingConfig, folder: RankFolder, engine: Engine, plan: Plan, train: TokenCache
 ) -> MemoryPeak | None:
     if not config.spec.training.probe_memory:
         return None
-    settings, memory = plan.settings, config.plan.memory
+    settings, estimate = plan.settings, device_estimate(config, folder.model, engine.device)
     chosen = longest_samples(train.lengths.tolist(), settings.budget, padded=settings.padded)
     batch = micro_batch(train, chosen, 1.0 / max(1, len(chosen)), padded=settings.padded)
-    return probed_memory(engine, batch, sum(memory.terms.values()) if memory else None)
+    return probed_memory(engine, batch, estimate.allocated if estimate else None)
 
 
 def _beside(

@@ -44,11 +44,11 @@ def memory_off_plan(status: ExperimentStatus, progress: ExperimentProgress | Non
     """Return what to say when a GPU's first observed peak is far from the plan's, else nothing."""
     plan, known = status.plan, status.progress
     peak = progress.peak_memory_bytes if progress else None
-    if not peak or not plan or not plan.gpus or not plan.memory:
+    planned = progress.planned_memory_bytes if progress else None
+    if not peak or not planned or not plan or not plan.gpus:
         return ""
     if known and known.peak_memory_bytes:
         return ""
-    planned = sum(plan.memory.terms.values())
     if abs(peak / planned - 1) <= NOTABLE_DEVIATION:
         return ""
     return f"the longest samples take {peak / 1e9:.1f} GB per GPU, {planned / 1e9:.1f} GB planned"
@@ -137,6 +137,7 @@ def _progress(
         grad_norm=_rounded(told.gradient_norm, 4),
         tokens_per_second=_rounded(told.tokens_per_second, 1),
         peak_memory_bytes=told.memory_peak_bytes,
+        planned_memory_bytes=told.memory_planned_bytes,
         eta=None if remaining is None else duration(remaining),
         stage=told.phase,
     )

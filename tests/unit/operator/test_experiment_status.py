@@ -86,10 +86,10 @@ def test_a_damaged_checkpoint_is_reported_once() -> None:
     ids="{0} of 10,000 bytes".format,
 )
 def test_a_peak_far_from_the_memory_plan_is_told_once(peak, told_again) -> None:
-    memory = {"estimatedBytes": 12_000, "verdict": "NotJudged", "terms": {"weights": 10_000}}
     status = prepared(**attempt())
-    plan_status = status["plan"] | {"gpus": 1, "memory": memory}
-    told = running(*ALL_RUN, progress=progress("Training", memory_peak_bytes=peak))
+    plan_status = status["plan"] | {"gpus": 1}
+    memory = {"memory_peak_bytes": peak, "memory_planned_bytes": 10_000}
+    told = running(*ALL_RUN, progress=progress("Training", **memory))
     first = seen(status | {"plan": plan_status}, told)
     decided = plan(first)
     assert [event.reason for event in decided.events] == ["Training", *told_again]
