@@ -135,7 +135,8 @@ class Loop:
         self._read(everything=True)
         run.saving.cut(run.record, run.heartbeat.beat, wait=wait)
         if run.board is not None:
-            run.board.observe("train_checkpoint_stall_seconds", time.monotonic() - started)
+            if run.saver is not None and run.saver.saved_time >= started:
+                run.board.observe("train_checkpoint_stall_seconds", time.monotonic() - started)
             show_saves(run.board, run.saver, run.record)
 
     def finish_saving(self) -> None:

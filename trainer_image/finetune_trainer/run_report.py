@@ -142,10 +142,10 @@ def _tile(value: str, label: str) -> str:
 def _change(before: float | None, after: float, *, higher: bool = False) -> str:
     if before is None:
         return _number(after)
-    share = (after - before) / before if before else 0.0
+    share = f" <small>({(after - before) / before:+.0%})</small>" if before else ""
     better = after > before if higher else after < before
     kind = ' class="better"' if better else ""
-    return f"{_number(before)} → <span{kind}>{_number(after)}</span> <small>({share:+.0%})</small>"
+    return f"{_number(before)} → <span{kind}>{_number(after)}</span>{share}"
 
 
 def _loss_chart(record: RunRecord) -> str:

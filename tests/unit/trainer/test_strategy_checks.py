@@ -26,6 +26,16 @@ REFUSED = {
         {"training": {"optimizer": "AdamW8bit"}},
         "spec.training.optimizer",
     ),
+    "an optimizer without partitions": (
+        "ZeRO2",
+        {"training": {"optimizer": "RMSprop"}},
+        "spec.training.optimizer",
+    ),
+    "a skip that nobody looks for": (
+        "ZeRO3",
+        {"training": {"nonFinitePolicy": "Skip"}},
+        "spec.training.nonFinitePolicy",
+    ),
     "groups that do not divide the ranks": (
         "FSDP",
         {"fsdp": {"shardGroupSize": 3}},
