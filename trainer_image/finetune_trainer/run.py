@@ -128,6 +128,6 @@ def _settle(run: Run | None) -> None:
 
 def _translated(error: Exception, rank: Rank) -> Exception:
     if isinstance(error, torch.OutOfMemoryError) and rank.config is not None:
-        device = torch.device("cuda", torch.cuda.current_device())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return out_of_memory(rank.config, rank.folder.model, device)
     return refused_operation(error) or error
