@@ -10,7 +10,7 @@ WORK_DIR ?= .finetune
 CLUSTER := cd tests/cluster && $(PYTHON) -m harness
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo run-demo test verify generate lock images cluster-up cluster-down cluster-demo test-cluster ci clean
+.PHONY: help setup demo run-demo test test-kills verify generate lock images cluster-up cluster-down cluster-demo test-cluster bench-train ci clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -38,9 +38,12 @@ demo: setup ## Fine-tune a small model on this machine from three manifests, not
 test: setup ## Unit and integration tests: no root, no cluster
 	@$(BIN)/python -m pytest
 
+test-kills: setup ## The whole sweep of strategies, worlds and kills (long)
+	@$(BIN)/python -m pytest -m sweep tests/invariants
+
 verify: setup ## Generated files, formatting, lint, types, import contracts
-	@$(BIN)/ruff format --check operator trainer_image tests examples dashboards
-	@$(BIN)/ruff check operator trainer_image tests examples dashboards
+	@$(BIN)/ruff format --check operator trainer_image tests examples dashboards benchmarks
+	@$(BIN)/ruff check operator trainer_image tests examples dashboards benchmarks
 	@MYPYPATH=operator:trainer_image $(BIN)/mypy -p finetune_api -p finetune_operator -p finetune_cli -p finetune_trainer
 	@PYTHONPATH=operator:trainer_image $(BIN)/lint-imports
 	@$(BIN)/python -m pytest tests/repository
@@ -67,6 +70,11 @@ cluster-demo: setup cluster-up images ## The same three manifests in that cluste
 
 test-cluster: setup cluster-up images ## Prove it all on that cluster
 	@$(BIN)/python -m pytest tests/cluster
+
+bench-train: setup ## Training and generation against their peers, interleaved (long)
+	@PYTHONPATH=operator:trainer_image $(BIN)/python benchmarks/train_speed.py
+	@PYTHONPATH=operator:trainer_image $(BIN)/python benchmarks/generation.py
+	@PYTHONPATH=operator:trainer_image $(BIN)/python benchmarks/checkpoint_stall.py
 
 ci: ## What CI runs
 	@bash .ci/run

@@ -65,6 +65,14 @@ class Columns(ApiModel):
     """parentId is the column with the id of the turn before; "" = none although one would be
     detected."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.parentId) || self.parentId == '' "
+            "|| (has(self.id) && self.id != self.parentId)",
+            "parentId needs id, another column that names each row",
+        ),
+    )
+
 
 class SplitShares(ApiModel):
     """Division of records without an own split; groups and exact copies never cross."""

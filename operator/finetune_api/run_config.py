@@ -11,8 +11,9 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.dataset import DatasetSpec
+from finetune_api.experiment_plan import PlanStatus
 from finetune_api.experiment_start import Start
-from finetune_api.experiment_status import DatasetPin, ModelStatus, PlanStatus
+from finetune_api.experiment_status import DatasetPin, ModelStatus
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.meta import ConfigModel
 from finetune_api.model_export import ExportSpec

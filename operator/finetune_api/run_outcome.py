@@ -11,13 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.dataset_status import ColumnStatus, Finding, Lengths, RecordCounts, SourceStatus
-from finetune_api.experiment_status import (
-    DatasetPin,
-    MetricStatus,
-    ModelStatus,
-    PlanStatus,
-    Truncation,
-)
+from finetune_api.experiment_plan import PlanStatus
+from finetune_api.experiment_status import DatasetPin, MetricStatus, ModelStatus, Truncation
 from finetune_api.meta import ConfigModel
 from finetune_api.model_export import (
     ExportArtifact,

@@ -44,6 +44,8 @@ DATASET_CASES = [
     _of("a role name of 64 characters", "spec.roles", roles={"h" * 64: "user"}),
     _of("messages with columns of pairs", "spec", layout="Messages", columns={"answer": "c"}),
     _of("linked rows", layout="ParentChain", columns={"id": "i", "parentId": "p", "answer": "a"}),
+    _of("a parent without ids of rows", "spec.columns", columns={"parentId": "p"}),
+    _of("a row that is its own parent", "spec.columns", columns={"id": "p", "parentId": "p"}),
     _of("linked rows with a column of documents", "spec",
         layout="ParentChain", columns={"text": "c"}),
     _of("pairs with a column of documents", "spec", layout="Columns", columns={"text": "c"}),

@@ -11,8 +11,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.experiment_plan import PlanStatus
 from finetune_api.experiment_start import Start
-from finetune_api.experiment_status import DatasetPin, ModelStatus, PlanStatus, Truncation
+from finetune_api.experiment_status import DatasetPin, ModelStatus, Truncation
 from finetune_api.presets import preset_of
 from finetune_api.run_outcome import PreparationSummary
 from finetune_api.training_settings import Mode

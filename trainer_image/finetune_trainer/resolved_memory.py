@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune_api.experiment_status import MemoryStatus, PlanStatus, Verdict
+from finetune_api.experiment_plan import MemoryStatus, PlanStatus, Verdict
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.memory_choice import Alternative, MemoryQuestion, alternatives, memory_choice
 from finetune_api.memory_plan import MemoryEstimate

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
-from finetune_api.experiment_status import PlanStatus
+from finetune_api.experiment_plan import PlanStatus
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.memory_plan import MemoryEstimate
 from finetune_api.model_shape import ModelShape

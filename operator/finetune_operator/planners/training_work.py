@@ -6,13 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.conditions import CHECKPOINT_AVAILABLE, DEPENDENCIES_READY, PLANNED
-from finetune_api.experiment_status import (
-    Checkpoints,
-    ExperimentProgress,
-    PlanStatus,
-    PodCounts,
-    Result,
-)
+from finetune_api.experiment_plan import PlanStatus
+from finetune_api.experiment_status import Checkpoints, ExperimentProgress, PodCounts, Result
 from finetune_api.names import EXPERIMENT, attempt_job, storage_prefix
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome
