@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune_trainer.counter_dropout import DRAWS, CounterDropout, count_dropout, dropped
+from finetune_trainer.counter_dropout import (
+    DRAWS,
+    CounterDropout,
+    count_dropout,
+    kept_share,
+    mask_like,
+)
 
 ADAPTER = "default"
 
@@ -29,9 +35,14 @@ class Product:
     stream: int = 0
     state: Any = None
 
-    def drop(self, x: Tensor) -> Tensor:
-        """Apply the dropout of this call; the same mask every time."""
-        return dropped(x, self.share, self.stream) if self.share else x
+    @property
+    def kept(self) -> float:
+        """Share of the inputs that dropout leaves."""
+        return kept_share(self.share)
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """Return the ones and zeros of this call, the same every time; None without dropout."""
+        return mask_like(x, self.share, self.stream) if self.share else None
 
     def base(self, weight: Tensor) -> Tensor:
         """Return [M, K] in the type of arithmetic; dequantised for one matrix product."""
@@ -56,34 +67,37 @@ class FusedLoraProduct(torch.autograd.Function):
         bias_M: Tensor | None,
         how: Product,
     ) -> Tensor:
-        """Return [..., M]; saves x [..., K], h [N, R] and references to the weights."""
-        x_NK = x.reshape(-1, x.shape[-1]).to(how.dtype)
-        h_NR = how.drop(x_NK) @ A_RK.to(how.dtype).T
+        """Return [..., M]; saves x, h [N, R], the weight, and A and B as they were multiplied."""
+        rows_NK = x.reshape(-1, x.shape[-1])
+        x_NK = rows_NK.to(how.dtype)
+        a_RK, b_MR, mask_NK = A_RK.to(how.dtype), B_MR.to(how.dtype), how.mask(x_NK)
+        h_NR = (x_NK if mask_NK is None else mask_NK.mul_(x_NK)) @ a_RK.T
         W_KM = how.base(weight).T
         y_NM = x_NK @ W_KM if bias_M is None else torch.addmm(bias_M.to(how.dtype), x_NK, W_KM)
-        y_NM.addmm_(h_NR, B_MR.to(how.dtype).T, alpha=how.scale)
-        ctx.save_for_backward(x, h_NR, A_RK, B_MR, weight)
-        ctx.how = how
+        y_NM.addmm_(h_NR, b_MR.T, alpha=how.scale / how.kept)
+        ctx.save_for_backward(rows_NK, h_NR, a_RK, b_MR, weight)
+        ctx.how, ctx.shape, ctx.masters = how, x.shape, A_RK.dtype
         return y_NM.view(*x.shape[:-1], y_NM.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Draw the mask again; x gets a gradient only where something before it is trained."""
-        x, h_NR, A_RK, B_MR, weight = ctx.saved_tensors
+        rows_NK, h_NR, a_RK, b_MR, weight = ctx.saved_tensors
         how: Product = ctx.how
         g_NM = grad.reshape(-1, grad.shape[-1]).to(how.dtype)
-        x_NK = x.reshape(-1, x.shape[-1]).to(how.dtype)
-        u_NR = (g_NM @ B_MR.to(how.dtype)).mul_(how.scale)
-        grad_B = (g_NM.T @ h_NR).to(B_MR.dtype).mul_(how.scale)
-        grad_A = (u_NR.T @ how.drop(x_NK)).to(A_RK.dtype)
+        x_NK = rows_NK.to(how.dtype)
+        scale, mask_NK = how.scale / how.kept, how.mask(x_NK)
+        u_NR = (g_NM @ b_MR).mul_(scale)
+        grad_B = (g_NM.T @ h_NR).to(ctx.masters).mul_(scale)
+        grad_A = (u_NR.T @ (x_NK if mask_NK is None else x_NK * mask_NK)).to(ctx.masters)
         if not ctx.needs_input_grad[0]:
             return None, grad_A, grad_B, None, None, None
         grad_NK = g_NM @ how.base(weight)
-        if how.share:
-            grad_NK += how.drop(u_NR @ A_RK.to(how.dtype))
+        if mask_NK is None:
+            grad_NK.addmm_(u_NR, a_RK)
         else:
-            grad_NK.addmm_(u_NR, A_RK.to(how.dtype))
-        return grad_NK.view(x.shape).to(x.dtype), grad_A, grad_B, None, None, None
+            grad_NK.addcmul_(u_NR @ a_RK, mask_NK)
+        return grad_NK.view(ctx.shape).to(rows_NK.dtype), grad_A, grad_B, None, None, None
 
 
 class FusedForward:

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from finetune_trainer.counter_dropout import DRAWS, CounterDropout, count_dropout
+from finetune_trainer.counter_dropout import DRAWS, CounterDropout, count_dropout, mask_like
 from finetune_trainer.fused_lora import FusedLoraProduct, Product, fuse
 
 
@@ -86,6 +86,18 @@ def test_masks_change_with_step_micro_batch_and_layer_and_with_nothing_else():
     dropouts = [one for one in model.modules() if isinstance(one, CounterDropout)]
     assert [one.linear for one in dropouts] == [0, 1, 2]
     assert not torch.equal(dropouts[0](x), dropouts[1](x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_mask_zeroes_the_share_that_was_asked_for_everywhere(share, dtype):
+    mask = mask_like(torch.empty(301, 401, dtype=dtype), share, 5)
+    assert mask.dtype is dtype
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    zeroes = 1 - mask.float()
+    assert zeroes.mean() == pytest.approx(share, abs=0.01)
+    assert zeroes.mean(0).std() == pytest.approx((share * (1 - share) / 301) ** 0.5, rel=0.2)
+    assert all(zeroes.flatten()[n::4].mean() == pytest.approx(share, abs=0.01) for n in range(4))
 
 
 def test_dropout_keeps_the_expectation_and_evaluation_drops_nothing():
