@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from finetune_api.training_settings import OptimizerName, ParameterGroup, Training
 from finetune_trainer.errors import ConfigurationError
@@ -251,3 +253,25 @@ def test_only_optimizers_without_the_flag_read_it_on_the_host():
         one for one in NAMES + QUANTISED if not guarded(Tiny(), optimizer=one).reads_on_device
     ]
     assert readers == [*NAMES[3:], *QUANTISED]
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "qwen3", "gemma2", "mistral", "phi", "gpt_neox", "cohere"]
+)
+def test_no_bias_and_no_norm_of_any_family_decays(family):
+    shape = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "pad_token_id": 0}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 16}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**shape, **heads))
+    decayed, *spared = groups_of(model, weight_decay=0.1)
+    norms = [
+        one
+        for module in model.modules()
+        if "Norm" in type(module).__name__
+        for one in module.parameters()
+    ]
+    biases = [one for name, one in model.named_parameters() if name.endswith("bias")]
+    assert norms
+    left_out = {id(one) for group in spared for one in group["params"]}
+    assert left_out == {id(one) for one in norms + biases}
+    assert left_out.isdisjoint(id(one) for one in decayed["params"])
