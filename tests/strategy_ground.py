@@ -68,7 +68,9 @@ def take_steps(engine: Engine, first: int = 0, last: int = STEPS, budget: int = 
     return shares
 
 
-def ranks(folder: Path, size: int, work: Callable[[World], None]) -> None:
+def ranks(
+    folder: Path, size: int, work: Callable[[World], None], *, timeout_seconds: int = 60
+) -> None:
     """Run `work` in forked ranks; raise what one of them printed when it failed."""
     port, processes = free_port(), []
     for rank in range(size):
@@ -88,7 +90,7 @@ def ranks(folder: Path, size: int, work: Callable[[World], None]) -> None:
                 "MASTER_PORT": str(port),
                 "GLOO_SOCKET_IFNAME": "lo",
             }
-            world = join_world("toy", Signs(), deadline_seconds=60, timeout_seconds=60)
+            world = join_world("toy", Signs(), deadline_seconds=60, timeout_seconds=timeout_seconds)
             work(world)
             leave_world(world)
             code = 0

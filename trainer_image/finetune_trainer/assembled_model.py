@@ -35,6 +35,7 @@ from finetune_trainer.probes import check_adapters
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from finetune_trainer.quantisation import quantise, quantiser
 from finetune_trainer.rank_folder import RankFolder
+from finetune_trainer.strategy_checks import sharded
 from finetune_trainer.vocabulary import new_rows
 
 
@@ -76,11 +77,12 @@ def held_base(
     base = form.model(folder.model, dtype)
     compute, kind = run_type(config, device), Quantization(config.plan.quantization)
     # Sharding cuts tensors of one floating type only.
-    sharded = config.plan.strategy == Strategy.FSDP
-    chosen = quantiser(kind, spec.model, compute, compute if sharded else torch.uint8)
+    by_layer = config.plan.strategy == Strategy.FSDP
+    chosen = quantiser(kind, spec.model, compute, compute if by_layer else torch.uint8)
     if chosen is not None:
         quantise(base, chosen, device, saved_modules(base, spec.adapter))
-    return base.to(device)
+    # A sharded engine places its parts itself: a device never holds the whole model.
+    return base if sharded(config.plan.strategy) else base.to(device)
 
 
 def _held(config: TrainingConfig, device: torch.device) -> torch.dtype:

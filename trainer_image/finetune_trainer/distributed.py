@@ -41,6 +41,8 @@ class World:
     store: Store | None = None
     beat: Callable[[], None] = lambda: None
     """beat is called while waiting, so that a rank that waits for rank 0 is not taken for hung."""
+    timeout: timedelta = timedelta(minutes=10)
+    """timeout of every collective, for groups that are made of some ranks."""
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +116,7 @@ def join_world(run: str, signs: Signs, *, deadline_seconds: int, timeout_seconds
         world_size=size,
         timeout=timedelta(seconds=timeout_seconds),
     )
-    return World(rank, size, *local, own, signs.beat)
+    return World(rank, size, *local, own, signs.beat, timedelta(seconds=timeout_seconds))
 
 
 def group_of_one() -> None:

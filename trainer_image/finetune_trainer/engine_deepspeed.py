@@ -131,6 +131,9 @@ class ZeroEngine(Engine):
         optimizer = self._update.optimizer
         form = dict(next(iter(optimizer.state.values()), {}))
         optimizer.state.clear()
+        if self._stage == 3:
+            # Tensor by tensor: a device never holds the whole model.
+            deepspeed.zero.Init(module=self.task, config_dict_or_path=self._config)
         zero, *_ = deepspeed.initialize(
             model=self.task,
             optimizer=optimizer,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -188,8 +188,12 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def _mesh(world: World, group_size: int) -> DeviceMesh:
-    return init_device_mesh(
-        world.device.type,
-        (world.size // group_size, group_size),
-        mesh_dim_names=("replicate", "shard"),
+    """Return ranks in rows of shard groups; every group has the run's timeout."""
+    numbers = torch.arange(world.size).reshape(-1, group_size)
+    groups = [
+        dist.new_subgroups_by_enumeration(rows.tolist(), timeout=world.timeout)[0]
+        for rows in (numbers.T, numbers)
+    ]
+    return DeviceMesh.from_group(
+        groups, world.device.type, mesh=numbers, mesh_dim_names=("replicate", "shard")
     )
