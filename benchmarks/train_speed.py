@@ -22,7 +22,7 @@ from contender_turns import Contender, compete
 from train_task import Job, model_folder, samples
 
 SCRIPT = Path(__file__).with_name("train_contender.py")
-STEPS = 8
+STEPS = 5
 SAME_STEPS = ("Trainer", "TRL", "TRL, padding-free")
 """Peers that follow our order exactly: their losses must be ours."""
 TARGETS = {
@@ -57,7 +57,7 @@ def main() -> None:
                 job = Job(
                     full=False,
                     batch=batch,
-                    steps=4 * STEPS // batch * 2,
+                    steps=8 * STEPS // batch,
                     epochs=chosen.pairs + 1,
                     autocast=True,
                     dropout=0.05,
