@@ -108,7 +108,7 @@ class Loop:
 
     def evaluate(self) -> None:
         """Evaluate the validation split now, on all ranks, and publish the numbers."""
-        run = self._run
+        run, started = self._run, time.monotonic()
         if run.validation is None or run.record.evaluation(run.record.step) is not None:
             return
         if run.board is not None:
@@ -127,6 +127,7 @@ class Loop:
         if run.saver is not None:
             run.saver.write_evaluation(run.record.evaluations[-1])
         if run.board is not None:
+            run.board.observe("train_evaluation_seconds", time.monotonic() - started)
             show_evaluation(run.board, run.record, found)
 
     def save(self, *, wait: bool = False) -> None:
