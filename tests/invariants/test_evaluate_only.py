@@ -115,3 +115,31 @@ def test_the_outcome_is_small_enough_for_a_pod(tmp_path):
     outcome = ground.forked(config(ground)).completed()
     assert outcome.failure_class is FailureClass.COMPLETED
     assert len(outcome.encoded()) < 4096
+
+
+def test_the_result_of_a_training_is_evaluated_as_that_training_evaluated_it(tmp_path):
+    ground = TrainingGround(tmp_path, test=6)
+    asked = {"metrics": ALL, "generateSamples": 2}
+    parent = ground.forked(ground.config(evaluation=asked)).completed()
+    result, own = parent.result, ("validation", "test")
+    known = {split: {} for split in own}
+    for one in parent.training.metrics:
+        known[one.split] |= {one.name: one.value} if one.step == result.step else {}
+    ancestor = {
+        "experiment": "toy",
+        "uid": "5f0c",
+        "step": result.step,
+        "uri": result.uri,
+        "digest": result.digest,
+        "kind": "Adapter",
+        "handover": "Continue",
+        "location": {"volumeClaim": {"claimName": "results"}},
+    }
+    base = {"volumeClaim": {"claimName": "models", "path": "toy"}}
+    for attempt, split in enumerate(own, start=2):
+        asked = config(ground, attempt=attempt, dataset={"evaluateSplit": split.title()})
+        asked["start"] = {"base": base, "ancestors": [ancestor]}
+        code, outcome = ground.ended(asked)
+        assert code == 0, outcome
+        assert {one.split for one in outcome.training.metrics} == {split}
+        assert values(outcome) == pytest.approx(known[split], rel=1e-5)
