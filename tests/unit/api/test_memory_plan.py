@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -228,3 +229,76 @@ def test_models_whose_samples_cannot_share_a_row_are_known_by_their_configuratio
 def test_window_and_full_attention_can_share_a_row():
     kinds = {"layer_types": ["sliding_attention", "full_attention"]}
     assert model_shape({"hidden_size": 8, "num_hidden_layers": 2, **kinds}).unpackable == ""
+
+
+def drawn(number):
+    """Return a shape and settings that a seed draws."""
+    seeded = random.Random(number)
+    heads = seeded.choice([8, 16, 32])
+    shape = ModelShape(
+        layers=seeded.randint(2, 80),
+        hidden=heads * 64,
+        heads=heads,
+        query_width=heads * 64,
+        key_value_width=64 * seeded.choice([1, 4, heads]),
+        feed_forward=heads * 64 * seeded.choice([2, 3, 4]),
+        vocabulary=seeded.choice([1000, 32_000, 256_000]),
+        gated=seeded.random() < 0.5,
+        experts=seeded.choice([1, 8]),
+        active_experts=1,
+    )
+    rank = seeded.choice([0, 8, 64])
+    full = shape.linear_parameters + shape.embedding_parameters
+    settings = MemorySettings(
+        tokens=seeded.choice([512, 4096, 16384]),
+        longest=512,
+        trained=shape.adapter_parameters(rank) if rank else full,
+        rank=rank,
+        quantization=seeded.choice(["None", "NF4", "Int8"]) if rank else "None",
+        strategy=seeded.choice(["SingleProcess", "DDP", "FSDP", "ZeRO2", "ZeRO3"]),
+        eager=seeded.random() < 0.3,
+    )
+    shards = 1 if settings.strategy in ("SingleProcess", "DDP") else seeded.choice([2, 8])
+    return shape, replace(settings, shards=shards)
+
+
+@pytest.mark.parametrize("number", range(60))
+def test_for_any_shape_the_choice_fits_is_least_and_more_memory_never_recomputes_more(number):
+    shape, settings = drawn(number)
+    without = memory_estimate(shape, settings)
+    all_layers = memory_estimate(shape, replace(settings, checkpointed=shape.layers))
+    assert all(size > 0 for size in without.terms.values())
+    layers = []
+    for share in (0.0, 0.3, 0.6, 1.0):
+        total = all_layers.total + share * (without.total - all_layers.total)
+        available = round(max(total, all_layers.total) / 0.92) + 1
+        found = least_recomputed(shape, settings, available)
+        assert found.fits(available)
+        k = found.settings.checkpointed
+        assert k == 0 or not memory_estimate(shape, replace(settings, checkpointed=k - 1)).fits(
+            available
+        )
+        layers.append(k)
+    assert layers == sorted(layers, reverse=True)
+    assert (
+        least_recomputed(shape, settings, round(min(all_layers.total, without.total) / 2)) is None
+    )
+
+
+@pytest.mark.parametrize("number", range(60))
+def test_for_any_shape_more_tokens_take_more_and_more_shards_take_less(number):
+    shape, settings = drawn(number)
+    one = memory_estimate(shape, settings)
+    assert memory_estimate(shape, replace(settings, tokens=settings.tokens * 2)).total > one.total
+    if settings.shards > 1:
+        spread = replace(settings, shards=settings.shards * 2)
+        assert memory_estimate(shape, spread).total < one.total
+
+
+@pytest.mark.parametrize("available", [12, 16, 20, 24, 40])
+@pytest.mark.parametrize("kind", [question, full], ids=["LoRA", "full"])
+def test_every_offered_alternative_fits_and_none_is_offered_twice(kind, available):
+    found = alternatives(kind(available=available))
+    fields = [one.changes.split()[0] for one in found]
+    assert len(set(fields)) == len(fields) <= 3
+    assert all(one.estimated_bytes <= 0.92 * available * GB for one in found)
