@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -55,6 +55,7 @@ def statistics(records: Sequence[Record]) -> Statistics:
         drawn.append(histogram("Prompt", "words", prompts))
         drawn.append(histogram("Answer", "words", answers))
         drawn.append(histogram("Turns", "turns", [len(record.turns) for record in records]))
+    drawn += _trees(records)
     ordered = sorted(whole)
     return Statistics(
         lengths=Lengths(
@@ -69,6 +70,19 @@ def statistics(records: Sequence[Record]) -> Statistics:
         words=sum(whole),
         systems=sum(record.system is not None for record in records),
     )
+
+
+def _trees(records: Sequence[Record]) -> Iterator[Histogram]:
+    """Yield how large conversation trees are, and how many conversations end in each."""
+    rows = [(record.place.source, record) for record in records if record.tree is not None]
+    if rows:
+        parents = {(source, record.parent) for source, record in rows}
+        sizes = Counter((source, record.tree) for source, record in rows)
+        leaves = Counter(
+            (source, record.tree) for source, record in rows if (source, record.id) not in parents
+        )
+        yield histogram("Conversation trees", "rows", list(sizes.values()))
+        yield histogram("Ends of conversation trees", "leaves", list(leaves.values()))
 
 
 def quantile(ordered: Sequence[int], share: float) -> int:

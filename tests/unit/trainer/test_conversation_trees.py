@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pyarrow.parquet as pq
@@ -218,6 +219,14 @@ def test_a_parent_of_lists_of_turns_is_refused_not_ignored(ground):
     rows = [{"id": n, "parent": None, "messages": turns} for n in range(3)]
     found = refused(ground, rows, columns={"parentId": "parent"})
     assert "rows of layout Messages are not linked" in found["AmbiguousColumns"].message
+
+
+def test_the_report_draws_the_sizes_and_leaves_of_trees(ground):
+    finished(ground, [*forest(3, 4), row("alone"), row("a"), row("b", "a"), row("c", "a")])
+    report = json.loads((ground.claims / HOME / "report-1/report.json").read_text())
+    drawn = {one["title"]: one for one in report["histograms"]}
+    assert drawn["Conversation trees"]["counts"][:5] == [0, 1, 0, 1, 3]
+    assert sum(drawn["Ends of conversation trees"]["counts"]) == 5
 
 
 def test_ids_are_not_detected_where_the_spec_says_there_are_none(ground):
