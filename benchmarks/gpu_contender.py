@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import TrainerCallback
-
 from gpu_task import CHAT, SHAPES, chat_lengths, random_samples
+from transformers import TrainerCallback
 
 LEARNING_RATE, RANK, ALPHA, SEED = 1e-4, 16, 32, 1
 GENERATED, PROMPTS, PROMPT_TOKENS = 128, 64, 200

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contender_turns import Turns
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
-
-from contender_turns import Turns
 from train_task import RATE, Job, in_order, padded, peer_model, samples
 
 

@@ -12,12 +12,21 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import Trainer, TrainerCallback, TrainingArguments
-
 from contender_turns import Turns
 from studio_step import studio_loop
-from train_task import ALPHA, RANK, RATE, SEED, Job, in_order, padded, peer_model, samples
-from train_task import seed_adapters
+from train_task import (
+    ALPHA,
+    RANK,
+    RATE,
+    SEED,
+    Job,
+    in_order,
+    padded,
+    peer_model,
+    samples,
+    seed_adapters,
+)
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 PACKED_ROWS = 3
 """Rows of 512 packed tokens that hold about as many tokens as a step of 8 samples."""

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from bench_report import Figure, report
 from gpu_contender import samples
 from gpu_task import matrix_rate

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from bench_report import Figure, median, ratio, report
 from contender_turns import Contender, compete
 from train_task import Job, model_folder, samples

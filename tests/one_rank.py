@@ -32,7 +32,7 @@ FULL = {"adapter": {"type": "None"}}
 def one_rank(
     folder: Path, model: Path, train: TokenCache, plan: dict[str, Any], /, **spec: Any
 ) -> Run:
-    """Return the run of one process in float32: no evaluation, saved at the end only, all losses noted.
+    """Return the run of one process in float32: all losses noted, saved at the end only.
 
     `plan` changes resolved choices, `spec` whole blocks of the experiment's spec. A run shows its
     progress as every run does, in files below `folder`.
