@@ -24,6 +24,8 @@ def completed(config: TrainingConfig, run: Run, loop: Loop, answers: SampleAnswe
     step = _load_result(config, run)
     evaluate_held_out(answers.folder.prepared, run, step)
     samples = answers.of_tuned(run.record)
+    if run.board is not None:
+        run.board.count("train_generated_tokens", answers.tokens)
     reason = "EarlyStopped" if run.record.step < run.total else ""
     outcome = Outcome(failure_class=FailureClass.COMPLETED, reason=reason)
     if run.saver is not None:
