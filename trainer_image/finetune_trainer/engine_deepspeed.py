@@ -58,7 +58,10 @@ class ZeroEngine(Engine):
         for group in self._update.optimizer.param_groups:
             group["lr"] = factor * group["peak"]
         self._zero.step()
-        norm = torch.as_tensor(self._zero.get_global_grad_norm(), device=self.device).float()
+        bad = self._zero.optimizer.overflow
+        norm = torch.as_tensor(
+            torch.inf if bad else self._zero.get_global_grad_norm(), device=self.device
+        ).float()
         self._update.flag(norm)
         return norm
 
