@@ -103,6 +103,8 @@ class SourceReader:
                 place = Place(self._name, file.entry.name, row.number, number)
                 found += self._kept(row, place, mapping, file)
         linked = mapping is not None and mapping.layout == Layout.PARENT_CHAIN
+        if mapping is not None and linked:
+            self._note_types([row for _, row in kept if isinstance(row, Row)], mapping, where)
         self._reading.records += self._linked(found) if linked else self._with_own_ids(found)
 
     def _chosen(self, rows: Sequence[FoundRow], mapping: Mapping | None) -> Sequence[FoundRow]:
@@ -138,6 +140,16 @@ class SourceReader:
             if before.split != after.split:
                 self._note(Problem("GroupAcrossSplits", after.place.file, after.place.row))
         return trees.kept
+
+    def _note_types(self, rows: Sequence[Row], mapping: Mapping, where: str) -> None:
+        ids, parents = (
+            {isinstance(cell, str) for row in rows if (cell := row.cells.get(column)) is not None}
+            for column in (mapping.column(ID) or "", mapping.column(PARENT) or "")
+        )
+        if len(ids) == len(parents) == 1 and ids != parents:
+            detail = f"{'text' if ids == {True} else 'numbers'} and "
+            detail += "text" if parents == {True} else "numbers"
+            self._note(Problem("IdTypeMismatch", where, detail=detail))
 
     def _rows(self, file: FetchedFile) -> Iterator[FoundRow]:
         name, chosen = file.entry.name, self._source.format

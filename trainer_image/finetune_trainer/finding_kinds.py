@@ -205,6 +205,13 @@ CHECKS: dict[str, Check] = {
         "at most 1,000 rows",
         "split the conversation",
     ),
+    "IdTypeMismatch": Check(
+        "V-34",
+        "Notice",
+        "ids and parents are stored as different types ({detail}); they are compared as text",
+        "one type",
+        "store both alike",
+    ),
     "NoParentColumn": Check(
         "V-67",
         "Notice",

@@ -221,6 +221,13 @@ def test_a_parent_of_lists_of_turns_is_refused_not_ignored(ground):
     assert "rows of layout Messages are not linked" in found["AmbiguousColumns"].message
 
 
+def test_ids_and_parents_of_different_types_are_told(ground):
+    ground.put("faq.jsonl", jsonl([row("1"), row("2", 1), row("3", 2)]))
+    config = dataset_config(dataset_spec(from_claim("faq.jsonl"), split={"validation": 0.0}))
+    told = {one.reason: one for one in run(config, reporter(config)).findings}
+    assert "different types (text and numbers)" in told["IdTypeMismatch"].message
+
+
 def test_the_report_draws_the_sizes_and_leaves_of_trees(ground):
     finished(ground, [*forest(3, 4), row("alone"), row("a"), row("b", "a"), row("c", "a")])
     report = json.loads((ground.claims / HOME / "report-1/report.json").read_text())
