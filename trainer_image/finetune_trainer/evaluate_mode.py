@@ -1,8 +1,11 @@
-"""What mode Evaluate changes in preparation: one split counts, and what only trains is refused."""
+"""What mode Evaluate changes in preparation: one split counts, and what only trains is refused.
+
+Settings of answers that nobody asks for are refused in both modes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,9 @@ if TYPE_CHECKING:
     from finetune_api.finetune_experiment import ExperimentSpec
     from finetune_trainer.snapshot import Snapshot
 
-TRAINING_ONLY = {
+Fields = Mapping[str, Sequence[str] | None]
+
+TRAINING_ONLY: Fields = {
     "training": None,
     "adapter": None,
     "checkpoint": None,
@@ -43,18 +48,17 @@ def main_split(spec: ExperimentSpec) -> str:
 def of_mode(spec: ExperimentSpec, snapshot: Snapshot) -> Snapshot:
     """Return the splits that this mode reads; mode Evaluate leaves all but its own out.
 
-    Raises ConfigurationError (DeadSetting) for settings of a training that will not take place,
-    and DataError when there is nothing to evaluate.
+    Raises ConfigurationError (DeadSetting) for settings of a training or of answers that will not
+    take place, and DataError when there is nothing to evaluate.
     """
+    if spec.evaluation.generate_samples == 0:
+        unasked = {"generation": None, "evaluation": ("per_device_batch_size",)}
+        _refuse(_changed(spec, unasked), "spec.evaluation.generateSamples is 0")
     if spec.mode is Mode.TRAIN:
         return snapshot
-    dead = list(_set_in_vain(spec))
-    if dead:
-        raise ConfigurationError(
-            f"{', '.join(dead)}: set, but spec.mode is Evaluate and nothing is trained; remove "
-            "them",
-            reason="DeadSetting",
-        )
+    augmented = [] if spec.augmentation is None else ["spec.augmentation"]
+    dead = [*augmented, *_changed(spec, TRAINING_ONLY)]
+    _refuse(dead, "spec.mode is Evaluate and nothing is trained")
     split = main_split(spec)
     if not snapshot.splits.get(split):
         raise DataError(
@@ -65,14 +69,18 @@ def of_mode(spec: ExperimentSpec, snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, splits={split: snapshot.splits[split]})
 
 
-def _set_in_vain(spec: ExperimentSpec) -> Iterator[str]:
-    """Yield the paths of fields that differ from their defaults without an effect."""
-    if spec.augmentation is not None:
-        yield "spec.augmentation"
-    for block, chosen in TRAINING_ONLY.items():
+def _refuse(dead: Iterable[str], why: str) -> None:
+    names = ", ".join(dead)
+    if names:
+        raise ConfigurationError(f"{names}: set, but {why}; remove it", reason="DeadSetting")
+
+
+def _changed(spec: ExperimentSpec, chosen: Fields) -> Iterator[str]:
+    """Yield the paths of fields that differ from their defaults."""
+    for block, names in chosen.items():
         values: Any = getattr(spec, block)
-        fields = type(values).model_fields
-        for name in chosen or fields:
+        fields = type(values).model_fields if values is not None else {}
+        for name in names or fields:
             default = fields[name].get_default(call_default_factory=True)
             if getattr(values, name) != default:
                 yield f"spec.{block}.{fields[name].alias or name}"

@@ -67,6 +67,20 @@ def test_settings_of_a_training_are_refused_by_their_path(bench, spec, path):
     assert error.message.startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize("mode", ["Train", "Evaluate"])
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        pytest.param({"generation": {"numBeams": 2}}, "spec.generation.numBeams", id="beams"),
+        pytest.param({}, "spec.evaluation.perDeviceBatchSize", id="batch"),
+    ],
+)
+def test_settings_of_answers_that_nobody_asks_for_are_refused(bench, mode, spec, path):
+    asked = {"generateSamples": 0} | ({} if spec else {"perDeviceBatchSize": 8})
+    error = bench.refused(ConfigurationError, mode=mode, evaluation=asked, **spec)
+    assert (error.reason, error.message.partition(":")[0]) == ("DeadSetting", path)
+
+
 def test_sharding_of_an_optimizer_that_does_not_exist_is_refused(bench):
     compute = {"gpusPerNode": 0, "processesPerNode": 2, "strategy": "ZeRO2"}
     error = bench.refused(ConfigurationError, mode="Evaluate", compute=compute)
