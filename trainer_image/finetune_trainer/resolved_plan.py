@@ -67,21 +67,13 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
         return _evaluation(spec, facts)
     preset = preset_of(spec)
     batches = resolved_batches(spec, facts.shape, _compute_dtype(spec))
-    memory = resolved_memory(
-        spec,
-        facts.shape,
-        ranks=ranks_of(spec),
-        max_length=facts.max_length,
-        trained=facts.trained,
-        batches=batches,
-    )
+    memory = _memory(spec, facts, batches)
     layout = _layout(spec, batches, memory)
     check_strategy(spec, layout["strategy"], ranks_of(spec), batches.compute_dtype)
     plan = _steps(spec, facts, batches, memory)
-    adapter = spec.adapter.type != AdapterType.NONE
-    rank = preset.rank if adapter else None
     status = PlanStatus(
         **layout,
+        **_adapter(spec),
         template=facts.template,
         gpus=spec.compute.nodes * spec.compute.gpus_per_node,
         max_length=facts.max_length,
@@ -96,11 +88,29 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
         warmup_steps=_warmup(spec, plan.total_steps),
         seed=facts.seed,
         epochs=_epochs(spec, plan),
-        learning_rate=_learning_rate(spec, adapter=adapter),
-        rank=rank,
-        alpha=(spec.adapter.alpha or 2.0 * rank) if rank else None,
     )
     return status.model_copy(update={"digest": _identity(spec, status, plan, facts)})
+
+
+def _memory(spec: ExperimentSpec, facts: PreparedFacts, batches: Batches) -> MemoryEstimate | None:
+    return resolved_memory(
+        spec,
+        facts.shape,
+        ranks=ranks_of(spec),
+        max_length=facts.max_length,
+        trained=facts.trained,
+        batches=batches,
+    )
+
+
+def _adapter(spec: ExperimentSpec) -> dict[str, Any]:
+    adapter = spec.adapter.type != AdapterType.NONE
+    rank = preset_of(spec).rank if adapter else None
+    return {
+        "learning_rate": _learning_rate(spec, adapter=adapter),
+        "rank": rank,
+        "alpha": (spec.adapter.alpha or 2.0 * rank) if rank else None,
+    }
 
 
 def _evaluation(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.run_config import TrainingConfig
@@ -56,14 +58,46 @@ def assembled_run(
     if (peak := _probed(config, folder, engine, plan, train)) is not None:
         show_peak(peak, board)
     heartbeat.beat()
+    state = _state(config, folder, engine, plan)
+    heartbeat.beat()
+    return Run(
+        spec=config.spec,
+        engine=engine,
+        plan=plan,
+        flops=flops,
+        train=texts,
+        validation=_validation(folder),
+        schedule=_schedule(config, plan),
+        cadence=_cadence(config, plan),
+        record=state.record,
+        agreement=Agreement(world),
+        heartbeat=heartbeat,
+        restore=state.restore,
+        saving=state.saving,
+        board=board,
+        saver=state.saver,
+    )
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a run stands, and how it is kept."""
+
+    record: RunRecord
+    saver: Saver | None
+    saving: Saving
+    restore: Callable[[str, int | None], dict[str, Any] | None]
+
+
+def _state(config: TrainingConfig, folder: RankFolder, engine: Engine, plan: Plan) -> _State:
+    """Load the newest checkpoint into the engine; a collective call."""
     checkpoints = opened_checkpoints(config, plan.identity(config.prepared_digest), engine)
     model = model_record(config, folder.model, engine.task.vocabulary)
     found = take_up(engine, checkpoints, config.known_checkpoints, "record", model=model)
     record = RunRecord() if found is None else RunRecord(**found[1])
     record.objective = objective_of(config.spec.evaluation, seen=config.plan.validation_seen)
-    heartbeat.beat()
     saver = None
-    if checkpoints is not None and world.rank == 0:
+    if checkpoints is not None and engine.world.rank == 0:
         saver = Saver(checkpoints, config.spec.checkpoint)
         if found is not None:
             saver.resumed(record, found[0])
@@ -75,23 +109,8 @@ def assembled_run(
         return None if again is None else again[1]
 
     adapter = adapter_config(engine.task.model, model_place(config.spec.model))
-    return Run(
-        spec=config.spec,
-        engine=engine,
-        plan=plan,
-        flops=flops,
-        train=texts,
-        validation=_validation(folder),
-        schedule=_schedule(config, plan),
-        cadence=_cadence(config, plan),
-        record=record,
-        agreement=Agreement(world),
-        heartbeat=heartbeat,
-        restore=restore,
-        saving=Saving(engine, checkpoints, saver, _beside(folder, adapter, model)),
-        board=board,
-        saver=saver,
-    )
+    saving = Saving(engine, checkpoints, saver, _beside(folder, adapter, model))
+    return _State(record, saver, saving, restore)
 
 
 def _probed(
