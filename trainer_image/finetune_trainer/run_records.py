@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.presets import preset_of
-from finetune_api.text_settings import ChainSamples
+from finetune_api.text_settings import ChainSamples, Split
 from finetune_trainer.chains import conversations
 from finetune_trainer.errors import ConfigurationError, DataError
 from finetune_trainer.snapshot import Rows, Snapshot, read_snapshot
@@ -37,7 +37,7 @@ def run_records(config: PreparationConfig, folder: Path) -> Snapshot:
             rows = _together(*other.splits.values())
             splits[split] = replace(rows, sources=[f"{wanted.name}/{one}" for one in rows.sources])
     splits = {split: _sampled(rows, split, config) for split, rows in splits.items()}
-    _check_chains(spec, splits)
+    _check_acting(spec, splits)
     mode = spec.prompt.chain_samples
     splits = {split: conversations(rows, mode) for split, rows in splits.items()}
     if spec.dataset.include_validation:
@@ -100,7 +100,15 @@ def _columns(column: Callable[[str], list[Any]]) -> Rows:
     return Rows(**{one.name: column(one.name) for one in fields(Rows)})
 
 
-def _check_chains(spec: ExperimentSpec, splits: dict[str, Rows]) -> None:
+def _check_acting(spec: ExperimentSpec, splits: dict[str, Rows]) -> None:
+    dataset = spec.dataset
+    sampled = dataset.sample_rows is not None or preset_of(spec).sample_fraction < 1.0
+    if not sampled and set(dataset.sample_splits) != {Split.TRAIN, Split.VALIDATION}:
+        raise ConfigurationError(
+            "spec.dataset.sampleSplits: nothing is sampled; remove it, or set sampleFraction or "
+            "sampleRows",
+            reason="DeadSetting",
+        )
     mode = spec.prompt.chain_samples
     if mode != ChainSamples.LEAF and not any(rows.parents for rows in splits.values()):
         raise ConfigurationError(

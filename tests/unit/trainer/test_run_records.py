@@ -208,6 +208,13 @@ def test_only_the_chosen_splits_are_sampled(data, tmp_path):
     assert sizes(sampleSplits=["Train"]) == [30, 20, 20]
 
 
+def test_splits_to_sample_are_refused_where_nothing_is_sampled(data, tmp_path):
+    data.put("faq", questions(20))
+    with pytest.raises(ConfigurationError, match="sampleSplits: nothing is sampled") as refused:
+        data.records(tmp_path / "runs", sampleSplits=["Test"])
+    assert refused.value.reason == "DeadSetting"
+
+
 def test_the_preset_for_a_quick_look_takes_a_tenth(data, tmp_path):
     data.put("faq", questions(100), split={"validation": 0.0})
     assert len(data.records(tmp_path / "runs", preset="QuickLook")["train"]) == 10
