@@ -6,10 +6,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import finetune_trainer.run  # noqa: F401 - loaded once, then inherited by every forked rank
+from finetune_trainer import loss_scale
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.tensor_file import read_tensors
 from one_rank import losses_and_norms, one_rank
 from tiny_models import SHAPE
 from toy_llama import token_cache, toy_llama_folder
+from training_ground import TrainingGround
 
 STEPS = 4
 PLAN = {"globalBatchSize": 4, "totalSteps": STEPS, "stepsPerEpoch": STEPS, "epochs": 1.0}
@@ -118,3 +122,35 @@ def test_packed_rows_are_not_given_up_where_they_were_asked_for(tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     with pytest.raises(ConfigurationError, match="batching: samples of mamba"):
         steps(tmp_path / "run", tmp_path / "model", batching="Packed")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "ranks"),
+    [("SingleProcess", 1), ("DDP", 2), ("FSDP", 2)],
+    ids=["one rank", "DDP", "FSDP"],
+)
+def test_a_scaled_run_that_is_killed_goes_on_with_the_same_factor(
+    tmp_path, monkeypatch, strategy, ranks
+):
+    # So high that the first updates overflow; a resumed run that began with it anew would again.
+    monkeypatch.setattr(loss_scale, "FIRST_SCALE", 2.0**22)
+    plan = {"computeDtype": "Float16", "strategy": strategy, "rank": None}
+    changes = {
+        "adapter": {"type": "None"},
+        "checkpoint": {"everySteps": 2, "everySeconds": 0},
+        "training": {"maxSteps": 6},
+    }
+    found = []
+    for name, die in (("whole", {}), ("killed", {0: 3})):
+        ground = TrainingGround(tmp_path / name)
+        config = ground.config(ranks=ranks, plan=plan | {"totalSteps": 6}, **changes)
+        if die:
+            ground.forked(config, die=dict.fromkeys(range(ranks), 3)).outcomes()
+            config = ground.config(2, ranks=ranks, plan=plan | {"totalSteps": 6}, **changes)
+        outcome = ground.forked(config).completed()
+        found.append(ground.weights(outcome))
+    assert found[0] == found[1]
+    (moments,) = ground.file(outcome.result.uri, "").glob("optimizer-00000-of-*.safetensors")
+    factor, updates = read_tensors(moments.read_bytes())["loss_scale"].tolist()
+    assert factor < 2.0**22
+    assert updates > 0
