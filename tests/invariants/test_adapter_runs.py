@@ -64,7 +64,11 @@ def weights(run) -> dict[str, torch.Tensor]:
             {"adapter": {"type": "None"}, "training": {"freeze": ["embeddings"]}},
             id="freeze",
         ),
-        pytest.param({}, {"model": {"dtype": "BFloat16"}}, id="dtype"),
+        pytest.param(
+            {"plan": {"computeDtype": "BFloat16"}},
+            {"plan": {"computeDtype": "BFloat16"}, "model": {"dtype": "Float32"}},
+            id="dtype",
+        ),
     ],
 )
 def test_a_setting_changes_the_trajectory_and_the_run_still_learns(tmp_path, one, other):

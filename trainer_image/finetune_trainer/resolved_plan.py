@@ -31,6 +31,7 @@ from finetune_trainer.run_plan import augmentation_of, changes
 from finetune_trainer.sample_choices import SampleChoices
 from finetune_trainer.store import canonical_json
 from finetune_trainer.strategy_checks import check_strategy
+from finetune_trainer.weight_checks import check_weights
 
 ADAPTER_RATE, FULL_RATE = 1e-4, 1e-5
 
@@ -70,6 +71,7 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
     memory = _memory(spec, facts, batches)
     layout = _layout(spec, batches, memory)
     check_strategy(spec, layout["strategy"], ranks_of(spec), batches.compute_dtype)
+    check_weights(spec, layout["strategy"], batches.compute_dtype)
     plan = _steps(spec, facts, batches, memory)
     status = PlanStatus(
         **layout,
