@@ -136,6 +136,11 @@ def _base(config: PreparationConfig) -> Base:
         from finetune_trainer.model_config import model_config  # noqa: PLC0415
 
         model_config(folder, config.spec.model.intermediate_dropout)
+    adapter, training = config.spec.adapter, config.spec.training
+    if training.parameter_groups or training.freeze or adapter.target_modules:
+        from finetune_trainer.name_checks import check_names  # noqa: PLC0415 - as above
+
+        check_names(config.spec, folder, preset_of(config.spec).rank)
     put_on = "".join(f"+{one.digest}/{one.handover.value}" for one in start.ancestors)
     return Base(place, commit, folder, model_facts(folder), f"{place}@{commit}{put_on}")
 

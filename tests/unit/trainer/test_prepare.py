@@ -238,6 +238,16 @@ def test_settings_that_cannot_act_are_refused(bench, spec, reason):
         assert bench.refused(ConfigurationError, **spec).reason == reason
 
 
+def test_a_name_without_a_match_is_refused_before_there_is_a_gpu(bench):
+    path = bench.ground.claims / "models/tiny/config.json"
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    known = {"model_type": "llama", "num_hidden_layers": 1, "num_key_value_heads": 2} | sizes
+    path.write_text(json.dumps(json.loads(path.read_text()) | known))
+    assert bench.prepared(training={"parameterGroups": [{"match": ["q_proj"]}]})
+    error = bench.refused(ConfigurationError, training={"parameterGroups": [{"match": ["query"]}]})
+    assert error.reason == "NoMatchingParameters"
+
+
 def test_a_template_without_the_roles_of_the_data_is_refused(bench):
     template = "{% for m in messages if m.role != 'system' %}{{ m.content }}<|end|>{% endfor %}"
     bench.model(template=template)
