@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.finetune_experiment import ExperimentSpec
-from finetune_api.training_settings import Dtype, NonFinitePolicy, OptimizerName
+from finetune_api.training_settings import Dtype, OptimizerName
 from finetune_trainer.deepspeed_config import deepspeed_config
 from finetune_trainer.errors import ConfigurationError
 
@@ -32,7 +32,7 @@ def check_strategy(spec: ExperimentSpec, strategy: str, ranks: int, dtype: Dtype
             f"{strategy} would cut; use AdamW, or strategy DDP"
         )
     if strategy in STAGES:
-        _check_updates(spec, strategy, dtype)
+        _check_updates(spec, strategy)
         deepspeed_config(spec, stage=STAGES[strategy], half=dtype is Dtype.BFLOAT16, pinned=False)
         if dtype is Dtype.FLOAT16:
             raise _refused(
@@ -41,17 +41,11 @@ def check_strategy(spec: ExperimentSpec, strategy: str, ranks: int, dtype: Dtype
     group_size(spec, ranks)
 
 
-def _check_updates(spec: ExperimentSpec, strategy: str, dtype: Dtype) -> None:
-    training = spec.training
-    if training.optimizer not in ON_PARTITIONS:
+def _check_updates(spec: ExperimentSpec, strategy: str) -> None:
+    if spec.training.optimizer not in ON_PARTITIONS:
         raise _refused(
-            f"training.optimizer: {training.optimizer.value} is not offered with {strategy}; use "
-            "AdamW, Adam or SGD, or another strategy"
-        )
-    if training.non_finite_policy is NonFinitePolicy.SKIP and dtype is Dtype.FLOAT32:
-        raise _refused(
-            f"training.nonFinitePolicy: {strategy} looks for bad gradients in 16 bits only and "
-            "cannot skip an update in Float32; use Fail, Rollback or BFloat16"
+            f"training.optimizer: {spec.training.optimizer.value} is not offered with {strategy}; "
+            "use AdamW, Adam or SGD, or another strategy"
         )
 
 

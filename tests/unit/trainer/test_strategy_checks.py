@@ -31,11 +31,6 @@ REFUSED = {
         {"training": {"optimizer": "RMSprop"}},
         "spec.training.optimizer",
     ),
-    "a skip that nobody looks for": (
-        "ZeRO3",
-        {"training": {"nonFinitePolicy": "Skip"}},
-        "spec.training.nonFinitePolicy",
-    ),
     "groups that do not divide the ranks": (
         "FSDP",
         {"fsdp": {"shardGroupSize": 3}},
