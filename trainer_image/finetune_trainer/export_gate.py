@@ -27,6 +27,7 @@ from finetune_trainer.export_probe import (
     read_answers,
 )
 from finetune_trainer.merge import SafetensorsFolder, trained_weights
+from finetune_trainer.model_record import recorded_model
 from finetune_trainer.store import DamagedError, FileEntry, Manifest, Store, download_verified
 
 if TYPE_CHECKING:
@@ -103,9 +104,10 @@ def verify_artifact(
 def _trained_model(config: ExportJobConfig, sources: ExportSources, scratch: Path) -> object:
     """Return the model as training saw it: base and adapter, or base with the trained tensors."""
     dtype = str(torch_dtype(config.plan.compute_dtype)).removeprefix("torch.")
+    rows = recorded_model(sources.checkpoint).vocabulary
     if config.checkpoint_kind == "Adapter":
-        return loaded_model(str(sources.base), str(_peft_folder(sources, scratch)), dtype)
-    model = loaded_model(str(sources.base), None, dtype)
+        return loaded_model(str(sources.base), str(_peft_folder(sources, scratch)), dtype, rows)
+    model = loaded_model(str(sources.base), None, dtype, rows)
     missing = model.load_state_dict(trained_weights(sources.checkpoint).tensors, strict=False)
     if missing.unexpected_keys:
         raise VerificationFailedError(
@@ -139,6 +141,7 @@ def _fresh_process(
         samples=[list(prompt) for prompt in questions.samples],
         max_new_tokens=config.spec.verification.max_new_tokens,
         answers=str(folder.parent),
+        rows=recorded_model(sources.checkpoint).vocabulary,
     )
     path = folder.parent / "request.json"
     path.write_text(json.dumps(asdict(request)))

@@ -36,6 +36,8 @@ class ProbeRequest:
     max_new_tokens: int
     answers: str
     """answers is the folder for logits.safetensors and samples.json."""
+    rows: int = 0
+    """rows of the embeddings below an adapter that brings rows of its own; 0 = the base's."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,18 @@ class ProbeSample:
     ended: bool
 
 
-def loaded_model(model: str, adapter: str | None, dtype: str) -> Any:
-    """Return the model of a folder, with an adapter's folder on top if one is given."""
+def loaded_model(model: str, adapter: str | None, dtype: str, rows: int = 0) -> Any:
+    """Return the model of a folder, with an adapter's folder on top if one is given.
+
+    Embeddings get `rows` rows if they have fewer: trained weights that are put on fill them.
+    """
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
 
     loaded = AutoModelForCausalLM.from_pretrained(
         model, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
     )
+    if rows > loaded.get_input_embeddings().weight.shape[0]:
+        loaded.resize_token_embeddings(rows, mean_resizing=False)
     if adapter is not None:
         from peft import PeftModel  # noqa: PLC0415 - seconds to import
 
@@ -104,7 +111,7 @@ def answer(request: ProbeRequest) -> None:
     """Load the folder, compute, and write logits and samples."""
     from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
 
-    model = loaded_model(request.model, request.adapter, request.dtype)
+    model = loaded_model(request.model, request.adapter, request.dtype, request.rows)
     tokenizer = AutoTokenizer.from_pretrained(
         request.adapter or request.model, local_files_only=True, trust_remote_code=False
     )
