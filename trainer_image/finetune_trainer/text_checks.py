@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.text_settings import EndTokenAfter, Prompt, Template
+from finetune_api.text_settings import EndTokenAfter, Overflow, Prompt, Template
 from finetune_api.text_settings import Tokenizer as TokenizerSettings
 from finetune_api.training_settings import ProblemType
 from finetune_trainer.errors import ConfigurationError, DataError
@@ -29,6 +29,11 @@ def check_text_settings(spec: ExperimentSpec, record_type: str) -> None:
             reason="IncompatibleDataset",
         )
     found = list(_documents(spec) if wanted == TEXT else _conversations(spec))
+    if spec.tokenizer.max_length is not None:
+        found += [
+            f"spec.tokenizer.{name}: maxLength is given; remove one of the two"
+            for name in _changed(spec.tokenizer, ("max_length_quantile",))
+        ]
     if found:
         raise ConfigurationError("; ".join(found), reason="DeadSetting")
 
@@ -41,6 +46,9 @@ def _documents(spec: ExperimentSpec) -> Iterator[str]:
         yield f"spec.prompt.{name}: documents have no turns; remove it"
     for name in _changed(spec.tokenizer, OF_ANSWERS):
         yield f"spec.tokenizer.{name}: documents have no answers; remove it"
+    if spec.tokenizer.overflow in (Overflow.AUTO, Overflow.WINDOW):
+        for name in _changed(spec.tokenizer, ("max_truncated_share",)):
+            yield f"spec.tokenizer.{name}: windows cut nothing off; remove it"
     ends = set(spec.prompt.end_token_after or ()) - {EndTokenAfter.ANSWER}
     if ends:
         yield "spec.prompt.endTokenAfter: a document ends once; use Answer, or an empty list"

@@ -97,6 +97,7 @@ def test_options_of_the_template_act_and_stay_in_the_written_template(bench, wri
          "addMarkerTokens"),
         ({"tokenizer": {"maxLength": 64, "maxPromptLength": 64}}, "maxPromptLength"),
         ({"tokenizer": {"maxLength": 64, "maxAnswerLength": 100}}, "maxAnswerLength"),
+        ({"tokenizer": {"maxLength": 64, "maxLengthQuantile": 0.5}}, "maxLengthQuantile"),
         ({"prompt": {"endTokenAfter": ["Answer"]}}, "endTokenAfter"),
         ({"prompt": {"templateOptions": {"x": "1"}}}, "templateOptions"),
     ],
@@ -148,6 +149,7 @@ def test_documents_above_the_limit_follow_the_policy(bench, written, overflow, s
         {"prompt": {"chainSamples": "EveryRow"}},
         {"prompt": {"template": "Raw", "endTokenAfter": ["Prompt"]}},
         {"tokenizer": {"maxPromptLength": 32}},
+        {"tokenizer": {"maxTruncatedShare": 0.5}},
         {"tokenizer": {"maxAnswerLength": 32}},
     ],
     ids=str,
@@ -171,6 +173,13 @@ def test_a_dataset_of_the_wrong_type_is_refused(bench):
     documents(bench)
     error = bench.refused(DataError)
     assert (error.reason, error.exit_code) == ("IncompatibleDataset", 11)
+
+
+def test_the_automatic_limit_follows_its_quantile(bench, written):
+    rows = [*questions(30), *({"prompt": f"q{n}", "answer": "a " * 60} for n in range(10))]
+    bench.dataset(jsonl(rows), split={"validation": 0.0})
+    plans = [written(tokenizer={"maxLengthQuantile": share}).summary.plan for share in (0.5, 1.0)]
+    assert [plan.max_length for plan in plans] == [64, 128]
 
 
 def test_limits_of_prompt_and_answer_cut_and_are_counted(bench, written):
