@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from finetune_api.strategy_settings import DeepSpeed, Offload
+from finetune_trainer.data import micro_batch
 from finetune_trainer.engine import Engine
 from finetune_trainer.engine_fsdp import ShardedEngine, Sharding
 from finetune_trainer.pieces import whole
 from strategy_ground import (
+    CACHE,
     largest_difference,
     leave_pieces,
     ranks,
@@ -45,12 +47,13 @@ class OnlyDeepSpeed:
         self.deepspeed = DeepSpeed(**settings)
 
 
-def zero(task, update, world, *, stage, **settings):
+def zero(task, update, world, *, stage, dtype=torch.float32, **settings):
     from finetune_trainer.deepspeed_config import deepspeed_config
     from finetune_trainer.engine_deepspeed import ZeroEngine
 
-    config = deepspeed_config(OnlyDeepSpeed(**settings), stage=stage, half=False, pinned=False)
-    return ZeroEngine(task, update, world, torch.float32, config)
+    half = dtype is torch.bfloat16
+    config = deepspeed_config(OnlyDeepSpeed(**settings), stage=stage, half=half, pinned=False)
+    return ZeroEngine(task, update, world, dtype, config)
 
 
 CPU = Offload.CPU
@@ -222,7 +225,7 @@ def test_an_update_that_is_not_finite_changes_nothing_on_any_strategy(tmp_path, 
 
 def _poisoned_step(engine):
     from finetune_trainer.data import rank_step
-    from strategy_ground import CACHE, plan
+    from strategy_ground import plan
 
     world = engine.world
     batches = rank_step(CACHE, plan(), 1, world.rank, world.size).batches
@@ -241,3 +244,35 @@ def _folder(parent, name):
     path = parent / name
     path.mkdir()
     return path
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(replicated, id="DDP"),
+        pytest.param(partial(fsdp, accumulate_whole=True), id="FSDP"),
+        pytest.param(partial(zero, stage=2), id="ZeRO-2"),
+        pytest.param(partial(zero, stage=2, dtype=torch.bfloat16), id="ZeRO-2 in bfloat16"),
+        pytest.param(
+            partial(zero, stage=2, offload_optimizer=CPU), id="ZeRO-2, offload", marks=sweep
+        ),
+        pytest.param(partial(zero, stage=3), id="ZeRO-3", marks=sweep),
+    ],
+)
+def test_discarded_gradients_leave_no_trace(tmp_path, build):
+    """As those of the memory probe before step 1."""
+    base = toy_llama_folder(tmp_path / "toy")
+
+    def work(world):
+        found = []
+        for probes in (False, True):
+            engine = build(*toy_parts(base, full=True), world)
+            if probes:
+                batch = micro_batch(CACHE, range(4), 1.0)
+                engine.backward(engine.loss_sum(batch, last=True))
+                engine.discard()
+            take_steps(engine, 0, 2)
+            found.append(_copies(engine))
+        assert all(torch.equal(found[1][name], one) for name, one in found[0].items())
+
+    ranks(_folder(tmp_path, "ranks"), 2, work)

@@ -66,8 +66,21 @@ class ZeroEngine(Engine):
         return norm
 
     def discard(self) -> None:
-        """Drop the gradients since the last update."""
-        self._zero.optimizer.zero_grad(set_to_none=True)
+        """Drop the gradients since the last update.
+
+        The library keeps them in several places, by stage and type; it empties all of them where it
+        leaves an update out because of an infinite norm.
+        """
+        inner, infinite = self._zero.optimizer, torch.tensor(torch.inf, device=self.device)
+        name, value = (
+            ("_get_norm_groups", [infinite])
+            if self._stage == 3
+            else ("scaled_global_norm", infinite)
+        )
+        setattr(inner, name, lambda: value)
+        self._zero.set_gradient_accumulation_boundary(True)
+        self._zero.step()
+        delattr(inner, name)
 
     def forward(self, function: Callable[[], Result]) -> Result:
         """Run another forward inside the task's hooks, which fetch weights; collective."""
