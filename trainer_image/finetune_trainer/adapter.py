@@ -108,7 +108,8 @@ def _adapted(base: Any, trained: Trained, rows: Sequence[int]) -> nn.Module:
 
     adapter, rank = trained.adapter, trained.rank or 16
     saved = saved_modules(base, adapter)
-    tied = base.get_output_embeddings().weight is base.get_input_embeddings().weight
+    tables = {base.get_input_embeddings(), base.get_output_embeddings()}
+    tied = len({table.weight for table in tables}) == 1
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
@@ -119,7 +120,7 @@ def _adapted(base: Any, trained: Trained, rows: Sequence[int]) -> nn.Module:
         target_modules=adapter_targets(base, adapter),
         modules_to_save=saved or None,
         trainable_token_indices=(token_row_targets(base, rows, saved) or None) if rows else None,
-        ensure_weight_tying=tied and bool(saved or rows),
+        ensure_weight_tying=tied and any(base.get_submodule(name) in tables for name in saved),
     )
     with warnings.catch_warnings():
         # peft 0.21 reads an attribute that transformers 5.23 has renamed, and warns where it ties

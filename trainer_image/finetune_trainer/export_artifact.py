@@ -21,7 +21,7 @@ from finetune_trainer.byte_size import byte_size
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.merge import SafetensorsFolder, tied_names
 from finetune_trainer.merged_model import merged_weights, tied_weights, write_weights
-from finetune_trainer.model_record import recorded_model
+from finetune_trainer.model_record import MODEL, recorded_model
 from finetune_trainer.start_weights import continues
 from finetune_trainer.weight_shards import shard_stream
 
@@ -127,6 +127,8 @@ def _companions(
         trained = (sources.checkpoint / "adapter_config.json").read_bytes()
         name = config.model.name
         yield "adapter_config.json", adapter_config(trained, name, config.model.commit)
+        if (sources.checkpoint / MODEL).exists():
+            yield MODEL, (sources.checkpoint / MODEL).read_bytes()
     else:
         dtype = str(torch_dtype(export_dtype(config))).removeprefix("torch.")
         rows = recorded_model(sources.checkpoint).vocabulary

@@ -26,8 +26,9 @@ from finetune_trainer.export_probe import (
     loaded_model,
     read_answers,
 )
-from finetune_trainer.merge import SafetensorsFolder, trained_weights
-from finetune_trainer.model_record import recorded_model
+from finetune_trainer.merge import SafetensorsFolder, tied_names, trained_weights
+from finetune_trainer.merged_model import tied_weights
+from finetune_trainer.model_record import MODEL, recorded_model
 from finetune_trainer.store import DamagedError, FileEntry, Manifest, Store, download_verified
 
 if TYPE_CHECKING:
@@ -122,9 +123,13 @@ def _peft_folder(sources: ExportSources, scratch: Path) -> Path:
     folder = scratch / "trained-adapter"
     folder.mkdir(parents=True, exist_ok=True)
     trained = SafetensorsFolder(sources.checkpoint)
-    save_file(dict(trained.items()), folder / "adapter_model.safetensors")
-    config = (sources.checkpoint / "adapter_config.json").read_bytes()
-    (folder / "adapter_config.json").write_bytes(config)
+    tensors = dict(trained.items())
+    for name, source in tied_names(trained, tied_weights(sources.base)).items():
+        tensors[name] = trained[source].clone()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    for name in ("adapter_config.json", MODEL):
+        if (sources.checkpoint / name).exists():
+            (folder / name).write_bytes((sources.checkpoint / name).read_bytes())
     return folder
 
 

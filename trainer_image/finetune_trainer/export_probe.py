@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetune_trainer.merged_model import hold_as_recorded
+from finetune_trainer.model_record import recorded_model
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -51,7 +54,8 @@ class ProbeSample:
 def loaded_model(model: str, adapter: str | None, dtype: str, rows: int = 0) -> Any:
     """Return the model of a folder, with an adapter's folder on top if one is given.
 
-    Embeddings get `rows` rows if they have fewer: trained weights that are put on fill them.
+    Embeddings get `rows` rows if they have fewer: trained weights that are put on fill them. A base
+    that was quantised below the adapter is quantised here too, as the model.json beside it says.
     """
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
 
@@ -63,6 +67,7 @@ def loaded_model(model: str, adapter: str | None, dtype: str, rows: int = 0) -> 
     if adapter is not None:
         from peft import PeftModel  # noqa: PLC0415 - seconds to import
 
+        hold_as_recorded(loaded, recorded_model(Path(adapter)))
         loaded = PeftModel.from_pretrained(loaded, adapter, local_files_only=True)
     return loaded.eval()
 

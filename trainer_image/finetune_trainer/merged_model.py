@@ -10,7 +10,7 @@ from finetune_api.training_settings import Adapter, Model, Quantization
 from finetune_trainer.adapter_targets import saved_modules
 from finetune_trainer.merge import MergedWeights, SafetensorsFolder, SeenFolder, trained_weights
 from finetune_trainer.model_record import ModelRecord, recorded_model
-from finetune_trainer.quantisation import quantised_names, quantiser
+from finetune_trainer.quantisation import Quantiser, quantise, quantised_names, quantiser
 from finetune_trainer.weight_shards import TensorPlan, shard_stream, shards, weight_index
 
 if TYPE_CHECKING:
@@ -38,15 +38,20 @@ def merged_weights(
 
 def seen_base(base: Path, record: ModelRecord) -> SafetensorsFolder:
     """Return a base's tensors as products saw them under a record."""
-    settings = Model(name="as/recorded", double_quantization=record.double)
     held = HELD.get(record.held, torch.float32)
-    how = quantiser(Quantization(record.quantization), settings, held)
+    how = _quantiser(record, held)
     if how is None:
         return SafetensorsFolder(base)
     model = _skeleton(base)
-    whole = saved_modules(model, Adapter(modules_to_save=list(record.whole) or None))
-    names = [f"{name}.weight" for name in quantised_names(model, whole)]
+    names = [f"{name}.weight" for name in quantised_names(model, _whole(model, record))]
     return SeenFolder(base, lambda weight: how.seen(weight.to(held)), names)
+
+
+def hold_as_recorded(model: Any, record: ModelRecord) -> None:
+    """Quantise a loaded base as it was in the training that left the record."""
+    how = _quantiser(record, model.dtype)
+    if how is not None:
+        quantise(model, how, model.device, _whole(model, record))
 
 
 def tied_weights(base: Path) -> Mapping[str, str]:
@@ -82,6 +87,17 @@ def _layout(plans: list[TensorPlan], max_bytes: int) -> dict[str, list[TensorPla
         f"model-{number:05d}-of-{len(cut):05d}.safetensors": part
         for number, part in enumerate(cut, start=1)
     }
+
+
+def _quantiser(record: ModelRecord, dtype: torch.dtype) -> Quantiser | None:
+    settings = Model(
+        name="as/recorded", double_quantization=record.double, int8_threshold=record.threshold
+    )
+    return quantiser(Quantization(record.quantization), settings, dtype)
+
+
+def _whole(model: Any, record: ModelRecord) -> list[str]:
+    return saved_modules(model, Adapter(modules_to_save=list(record.whole) or None))
 
 
 def _config(base: Path) -> Any:
