@@ -164,14 +164,14 @@ class ZeroEngine(Engine):
         for flat in flats if form else ():
             optimizer.state[flat] = {name: _zero(value, flat) for name, value in form.items()}
         if three:
-            self._fetch_by_layer(deepspeed)
+            self._register_head(deepspeed)
         else:
             # Else it links them after the first group's first update, when others have none.
             inner._lazy_init_hp_params_optimizer_state()
         return zero
 
-    def _fetch_by_layer(self, deepspeed: Any) -> None:
-        """Fetch weights that code reads outside of their own module's forward."""
+    def _register_head(self, deepspeed: Any) -> None:
+        """Have the head fetched with the task, which reads its matrix outside of its forward."""
         task: Any = self.task
         deepspeed.zero.register_external_parameter(task, task.head_weight)
 
