@@ -190,7 +190,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 def _mesh(world: World, group_size: int) -> DeviceMesh:
     """Return ranks in rows of shard groups; every group has the run's timeout."""
     numbers = torch.arange(world.size).reshape(-1, group_size)
-    groups = [
+    groups: list[Any] = [
         dist.new_subgroups_by_enumeration(rows.tolist(), timeout=world.timeout)[0]
         for rows in (numbers.T, numbers)
     ]
