@@ -19,8 +19,8 @@ def compile_layers(
 ) -> int:
     """Compile every decoder layer in place, with a free token dimension; return their number.
 
-    Auto leaves out runs on CPU, short ones and those with dropout. Raises ConfigurationError where
-    layers are not what the library calls layers.
+    Auto leaves out runs on CPU, short ones, sharded ones and those with dropout or recomputation.
+    Raises ConfigurationError where layers are not what the library calls layers.
     """
     asked = run.spec.training.compile
     drawn = run.spec.adapter.dropout or run.spec.model.intermediate_dropout
@@ -28,7 +28,9 @@ def compile_layers(
         return 0
     if asked == Compile.AUTO:
         short = run.plan.total_steps < WORTH_STEPS
-        if short or drawn or device.type != "cuda" or run.plan.checkpointed_layers:
+        sharded = run.plan.strategy not in ("SingleProcess", "DDP")
+        recomputed = bool(run.plan.checkpointed_layers)
+        if short or drawn or sharded or recomputed or device.type != "cuda":
             return 0
     layers = decoder_layers(model)
     if not layers:

@@ -27,6 +27,7 @@ from finetune_trainer.errors import ConfigurationError
 
 KERNELS = (Attention.VARLEN, Attention.FLASH_ATTENTION_2, Attention.FLASH_ATTENTION_3)
 LARGEST_HEAD = 256
+SHARDED = ("FSDP", "ZeRO2", "ZeRO3")
 SCORES_CHANGED = ("its attention caps scores", "its attention has sinks")
 
 
@@ -141,6 +142,13 @@ def check_model(spec: ExperimentSpec) -> None:
     drawn = spec.adapter.dropout or spec.model.intermediate_dropout
     if spec.training.compile == Compile.ALWAYS and drawn:
         raise _refused("training.compile", "Always does not work with dropout", "set Auto or Never")
+
+
+def check_compile(spec: ExperimentSpec, strategy: str) -> None:
+    """Refuse to compile layers whose weights come and go: it has not been proven right."""
+    if spec.training.compile == Compile.ALWAYS and strategy in SHARDED:
+        problem = f"Always is not offered with strategy {strategy}"
+        raise _refused("training.compile", problem, "set Never or compute.strategy DDP")
 
 
 def _check_kernel(

@@ -21,6 +21,7 @@ from finetune_trainer.mixture import Mixture
 from finetune_trainer.plan import Plan, PlanSettings
 from finetune_trainer.resolved_memory import (
     Batches,
+    check_compile,
     check_model,
     checkpointed_layers,
     memory_status,
@@ -71,6 +72,7 @@ def resolved_plan(spec: ExperimentSpec, facts: PreparedFacts) -> PlanStatus:
     memory = _memory(spec, facts, batches)
     layout = _layout(spec, batches, memory)
     check_strategy(spec, layout["strategy"], ranks_of(spec), batches.compute_dtype)
+    check_compile(spec, layout["strategy"])
     check_weights(spec, layout["strategy"], batches.compute_dtype)
     plan = _steps(spec, facts, batches, memory)
     status = PlanStatus(

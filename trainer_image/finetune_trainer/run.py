@@ -48,6 +48,7 @@ class Rank:
         self.folder = RankFolder.from_environment()
         self.run: Run | None = None
         self.config: TrainingConfig | None = None
+        self.stopped = False
         signal.signal(signal.SIGTERM, self._stop)
 
     def attempt(self) -> Outcome:
@@ -95,6 +96,7 @@ class Rank:
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         if self.run is None:
+            self.stopped = True
             raise CheckpointedExit("stopped on request before the first step")
         self.run.agreement.ask(STOP)
 
@@ -127,6 +129,9 @@ def _settle(run: Run | None) -> None:
 
 
 def _translated(error: Exception, rank: Rank) -> Exception:
+    if rank.stopped:
+        # What was at work, such as a compiler, may have wrapped the exit.
+        return CheckpointedExit("stopped on request before the first step")
     if isinstance(error, torch.OutOfMemoryError) and rank.config is not None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return out_of_memory(rank.config, rank.folder.model, device)

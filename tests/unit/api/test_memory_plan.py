@@ -127,13 +127,9 @@ def test_offloaded_state_leaves_the_gpu():
     assert memory_choice(asked).terms["trained"] < memory_choice(kept).terms["trained"]
 
 
-def test_without_known_memory_the_batch_stays_as_given_and_nothing_is_recomputed():
-    found = memory_choice(question(None)).settings
-    assert (found.tokens, found.checkpointed) == (4096, 0)
-
-
-def test_a_run_that_fits_keeps_its_budget_and_recomputes_nothing():
-    found = memory_choice(question(80)).settings
+@pytest.mark.parametrize("available", [None, 80], ids=["memory not known", "80 GB"])
+def test_a_run_that_need_not_save_keeps_its_budget_and_recomputes_nothing(available):
+    found = memory_choice(question(available)).settings
     assert (found.tokens, found.checkpointed) == (4096, 0)
 
 

@@ -56,6 +56,9 @@ def test_compiled_layers_give_the_same_losses_and_gradients_with_few_graphs(tmp_
         pytest.param(
             {"plan": {"totalSteps": WORTH_STEPS, "checkpointedLayers": 1}}, "cuda", id="recomputed"
         ),
+        pytest.param(
+            {"plan": {"totalSteps": WORTH_STEPS, "strategy": "FSDP"}}, "cuda", id="sharded"
+        ),
     ],
 )
 def test_auto_compiles_only_where_it_pays(tmp_path, changes, device):

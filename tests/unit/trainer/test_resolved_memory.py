@@ -117,6 +117,12 @@ def test_batching_and_attention_follow_from_model_device_and_wishes(
             "training.compile",
             id="compiled dropout",
         ),
+        pytest.param(
+            SHAPE,
+            {"training": {"compile": "Always"}, "compute": {"strategy": "FSDP"}},
+            "training.compile",
+            id="compiled shards",
+        ),
         pytest.param(None, {"compute": {"gpuMemory": "80Gi"}}, "compute.gpuMemory", id="no shape"),
     ],
 )
