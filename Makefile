@@ -72,9 +72,9 @@ test-cluster: setup cluster-up images ## Prove it all on that cluster
 	@$(BIN)/python -m pytest tests/cluster
 
 bench-train: setup ## Training and generation against their peers, interleaved (long)
-	@PYTHONPATH=operator:trainer_image $(BIN)/python benchmarks/train_speed.py
-	@PYTHONPATH=operator:trainer_image $(BIN)/python benchmarks/generation.py
-	@PYTHONPATH=operator:trainer_image $(BIN)/python benchmarks/checkpoint_stall.py
+	@PYTHONPATH=operator:trainer_image:tests $(BIN)/python benchmarks/train_speed.py
+	@PYTHONPATH=operator:trainer_image:tests $(BIN)/python benchmarks/generation.py
+	@PYTHONPATH=operator:trainer_image:tests $(BIN)/python benchmarks/checkpoint_stall.py
 
 ci: ## What CI runs
 	@bash .ci/run

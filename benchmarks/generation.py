@@ -23,7 +23,7 @@ from bench_report import Figure, median, ratio, report
 from contender_turns import Turns, compete
 from train_task import ALPHA, RANK, SEED, Job, model_folder, peer_model, samples, seed_adapters
 
-from finetune_api.training_settings import Adapter
+from finetune_api.model_settings import Adapter
 from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.decoding import Decoding, Prompt
 from finetune_trainer.generate import generate

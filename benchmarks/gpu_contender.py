@@ -54,18 +54,13 @@ def ours(case: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
     from finetune_trainer.loop import Loop  # noqa: PLC0415 - peers do not load it
     from one_rank import one_rank  # noqa: PLC0415
 
-    full, steps = case["full"], case["warmup"] + case["timed"]
-    plan = {"seed": SEED, "globalBatchSize": case["batch"], "epochs": 1.0, "learningRate": 1e-4}
-    plan |= {"totalSteps": steps, "stepsPerEpoch": steps, "computeDtype": "BFloat16"}
-    plan |= {"maxTokensPerDevice": case["budget"], "maxLength": max(CHAT)}
-    plan |= {"quantization": case["quantization"], "attention": "Varlen"}
-    plan |= {} if full else {"rank": RANK, "alpha": float(ALPHA)}
+    full = case["full"]
     with tempfile.TemporaryDirectory() as folder:
         run = one_rank(
             Path(folder),
             Path(case["model"]),
             samples(case),
-            plan,
+            _plan(case),
             adapter={"type": "None"} if full else {},
             training={
                 "scheduler": "Constant",
@@ -93,6 +88,15 @@ def ours(case: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
         return facts | _cut_seconds(run) | _generation(run.engine, case)
 
 
+def _plan(case: dict[str, Any]) -> dict[str, Any]:
+    steps = case["warmup"] + case["timed"]
+    plan = {"seed": SEED, "globalBatchSize": case["batch"], "epochs": 1.0, "learningRate": 1e-4}
+    plan |= {"totalSteps": steps, "stepsPerEpoch": steps, "computeDtype": "BFloat16"}
+    plan |= {"maxTokensPerDevice": case["budget"], "maxLength": max(CHAT)}
+    plan |= {"quantization": case["quantization"], "attention": "Varlen"}
+    return plan | ({} if case["full"] else {"rank": RANK, "alpha": float(ALPHA)})
+
+
 def _cut_seconds(run: Any) -> dict[str, float]:
     run.record.step += 1  # a step is saved once
     started = time.perf_counter()
@@ -116,24 +120,30 @@ def _generation(engine: Any, case: dict[str, Any]) -> dict[str, float]:
     return {"seconds_per_1000_generated": 1000 * (time.perf_counter() - started) / new}
 
 
+def _peer_model(case: dict[str, Any]) -> Any:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        case["model"], dtype=torch.bfloat16, attn_implementation=_attention()
+    ).to("cuda" if torch.cuda.is_available() else "cpu")
+    model.config.use_cache = False
+    if case["full"]:
+        return model
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, target_modules="all-linear"
+    )
+    return get_peft_model(model, config)
+
+
 def peer(case: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
     """Train with TRL in one of its modes, or with transformers.Trainer and dynamic padding."""
     from datasets import Dataset  # noqa: PLC0415
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415
     from train_contender import word_tokenizer  # noqa: PLC0415
     from train_task import padded  # noqa: PLC0415
     from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
 
     cuda, cache = torch.cuda.is_available(), samples(case)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        case["model"], dtype=torch.bfloat16, attn_implementation=_attention()
-    ).to("cuda" if cuda else "cpu")
-    model.config.use_cache = False
-    if not case["full"]:
-        config = LoraConfig(
-            task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, target_modules="all-linear"
-        )
-        model = get_peft_model(model, config)
+    model = _peer_model(case)
     rows = [_listed(cache, i) for i in range(len(cache))]
     settings = {
         "output_dir": tempfile.mkdtemp(),

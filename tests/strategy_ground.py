@@ -12,7 +12,8 @@ import peft  # noqa: F401 - loaded once, then inherited by every forked rank
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_api.training_settings import Adapter, AdapterType, Training
+from finetune_api.model_settings import Adapter, AdapterType
+from finetune_api.training_settings import Training
 from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.data import rank_step
 from finetune_trainer.distributed import Signs, World, join_world, leave_world

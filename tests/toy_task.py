@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from finetune_api.training_settings import Adapter, AdapterType, Training
+from finetune_api.model_settings import Adapter, AdapterType
+from finetune_api.training_settings import Training
 from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import Engine

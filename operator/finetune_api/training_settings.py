@@ -7,88 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.evaluation_settings import (
-    Checkpoint,
-    CheckpointPolicy,
-    Evaluation,
-    Generation,
-    Metric,
-    ResultChoice,
-    Tracking,
-)
 from finetune_api.meta import ApiModel, Rule
-from finetune_api.model_settings import (
-    Adapter,
-    AdapterHandover,
-    AdapterType,
-    Attention,
-    CheckpointChoice,
-    Dtype,
-    FromExperiment,
-    InitialWeights,
-    Model,
-    Quantization,
-)
-from finetune_api.text_settings import (
-    Augmentation,
-    BeginToken,
-    ChainSamples,
-    EndTokenAfter,
-    ExperimentDataset,
-    Markers,
-    Overflow,
-    Prompt,
-    Split,
-    Template,
-    Tokenizer,
-    TrainOnRole,
-    TrainOnTurns,
-)
-
-__all__ = [
-    "Adapter",
-    "AdapterHandover",
-    "AdapterType",
-    "Attention",
-    "Augmentation",
-    "Batching",
-    "BeginToken",
-    "ChainSamples",
-    "Checkpoint",
-    "CheckpointChoice",
-    "CheckpointPolicy",
-    "Compile",
-    "Dtype",
-    "EndTokenAfter",
-    "Evaluation",
-    "ExperimentDataset",
-    "FromExperiment",
-    "Generation",
-    "GradientCheckpointing",
-    "InitialWeights",
-    "LossAveraging",
-    "Markers",
-    "Metric",
-    "Mode",
-    "Model",
-    "NonFinitePolicy",
-    "OptimizerName",
-    "Overflow",
-    "ParameterGroup",
-    "Preset",
-    "ProblemType",
-    "Prompt",
-    "Quantization",
-    "ResultChoice",
-    "Scheduler",
-    "Split",
-    "Template",
-    "Tokenizer",
-    "Tracking",
-    "TrainOnRole",
-    "TrainOnTurns",
-    "Training",
-]
+from finetune_api.model_settings import Dtype
 
 
 class ProblemType(StrEnum):

@@ -8,8 +8,9 @@ from fnmatch import fnmatchcase
 
 from finetune_api.dataset import Dataset, RecordType
 from finetune_api.finetune_experiment import FineTuneExperiment
+from finetune_api.model_settings import Model
 from finetune_api.storage import Storage
-from finetune_api.training_settings import Model, ProblemType
+from finetune_api.training_settings import ProblemType
 from finetune_operator.observed import Policy
 
 

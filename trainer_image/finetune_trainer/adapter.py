@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune_api.training_settings import Adapter, AdapterType
+from finetune_api.model_settings import Adapter, AdapterType
 from finetune_trainer.adapter_targets import adapter_targets, saved_modules
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.fused_lora import fuse

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from finetune_api.training_settings import Adapter
+from finetune_api.model_settings import Adapter
 from finetune_trainer.errors import ConfigurationError
 
 FIELD = "spec.adapter"

@@ -8,14 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_api.model_settings import AdapterType, Dtype, Quantization
 from finetune_api.run_config import TrainingConfig
 from finetune_api.strategy_settings import Strategy
-from finetune_api.training_settings import (
-    AdapterType,
-    Dtype,
-    NonFinitePolicy,
-    Quantization,
-)
+from finetune_api.training_settings import NonFinitePolicy
 from finetune_trainer.activation_memory import checkpoint_layers
 from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.adapter_targets import saved_modules

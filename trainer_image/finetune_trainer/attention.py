@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from finetune_api.training_settings import Attention
+from finetune_api.model_settings import Attention
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.segments import (
     SEGMENT_LOOP,

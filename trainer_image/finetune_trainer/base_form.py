@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_api.model_settings import Attention, Dtype, InitialWeights
 from finetune_api.run_config import TrainingConfig
-from finetune_api.training_settings import Attention, Batching, Dtype, InitialWeights
+from finetune_api.training_settings import Batching
 from finetune_trainer.attention import packed_attention, padded_attention, takes_segments
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import ConfigurationError

@@ -15,8 +15,8 @@ from finetune_trainer.store import open_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from finetune_api.model_settings import Model
     from finetune_api.storage import S3, Hub
-    from finetune_api.training_settings import Model
 
 Answer = TypeVar("Answer")
 

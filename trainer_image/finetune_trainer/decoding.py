@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from finetune_trainer.plan import GENERATE, mix
 
 if TYPE_CHECKING:
-    from finetune_api.training_settings import Generation
+    from finetune_api.evaluation_settings import Generation
 
 FRACTION_BITS = 53
 

@@ -9,9 +9,9 @@ import torch
 
 from finetune_api.memory_choice import MemoryQuestion, alternatives, estimate_at
 from finetune_api.memory_plan import MemoryEstimate
+from finetune_api.model_settings import AdapterType, Attention
 from finetune_api.model_shape import ModelShape, model_shape
 from finetune_api.run_config import TrainingConfig
-from finetune_api.training_settings import AdapterType, Attention
 from finetune_trainer.activation_memory import peak_bytes
 from finetune_trainer.errors import GpuOutOfMemoryError
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from finetune_api.model_settings import AdapterType
 from finetune_api.run_config import TrainingConfig
 from finetune_api.strategy_settings import FSDP, Offload
-from finetune_api.training_settings import AdapterType
 from finetune_trainer.deepspeed_config import deepspeed_config
 from finetune_trainer.distributed import World
 from finetune_trainer.engine import BuildUpdate, Engine

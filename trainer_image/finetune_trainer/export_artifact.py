@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune_api.model_export import ExportFormat
-from finetune_api.training_settings import Dtype
+from finetune_api.model_settings import Dtype
 from finetune_trainer.artifact_files import (
     adapter_config,
     generation_config,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finetune_api.training_settings import Adapter, Model, Quantization
+from finetune_api.model_settings import Adapter, Model, Quantization
 from finetune_trainer.adapter_targets import saved_modules
 from finetune_trainer.merge import MergedWeights, SafetensorsFolder, SeenFolder, trained_weights
 from finetune_trainer.model_record import ModelRecord, recorded_model

@@ -10,8 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from finetune_api.model_settings import Adapter, AdapterType
 from finetune_api.model_shape import ModelShape, model_shape
-from finetune_api.training_settings import Adapter, AdapterType
 from finetune_trainer.errors import ConfigurationError
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")

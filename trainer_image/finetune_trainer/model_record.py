@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.training_settings import Dtype
+from finetune_api.model_settings import Dtype
 from finetune_trainer.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from finetune_api.training_settings import Evaluation, Metric
+from finetune_api.evaluation_settings import Evaluation, Metric
 
 REPORTED = {
     Metric.LOSS: "loss",

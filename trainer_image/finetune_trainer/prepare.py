@@ -103,7 +103,18 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
         entries += _tokenizer_files(store, tokenizer, encoder.template, base.facts)
         choices = sample_choices(config.spec, snapshot, prepared.samples[TRAIN], tokenizer)
         entries += choices.files(store)
-    digest = write_manifest(
+    digest = _manifest(store, entries, snapshot, prepared)
+    report.artifact("prepared", store.uri, digest, sum(entry.bytes for entry in entries))
+    plan = _plan(config, base, encoder, replace(prepared, choices=choices), digest)
+    if padding := padding_notice(config.spec, base.facts.shape, plan):
+        report.warn("PaddedRows", padding)
+    return _summary(config, base, prepared, plan)
+
+
+def _manifest(
+    store: Store, entries: list[FileEntry], snapshot: Snapshot, prepared: Prepared
+) -> str:
+    return write_manifest(
         store,
         FORMAT,
         entries,
@@ -111,11 +122,6 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
         max_length=prepared.max_length,
         samples={split: len(prepared.samples[split]) for split in SPLITS},
     )
-    report.artifact("prepared", store.uri, digest, sum(entry.bytes for entry in entries))
-    plan = _plan(config, base, encoder, replace(prepared, choices=choices), digest)
-    if padding := padding_notice(config.spec, base.facts.shape, plan):
-        report.warn("PaddedRows", padding)
-    return _summary(config, base, prepared, plan)
 
 
 def _base(config: PreparationConfig) -> Base:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune_api.training_settings import Model, Quantization
+from finetune_api.model_settings import Model, Quantization
 from finetune_trainer.adapter_targets import linear_block_names
 from finetune_trainer.errors import ConfigurationError
 

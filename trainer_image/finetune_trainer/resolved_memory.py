@@ -11,17 +11,10 @@ from finetune_api.experiment_plan import MemoryStatus, PlanStatus, Verdict
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.memory_choice import Alternative, MemoryQuestion, alternatives, memory_choice
 from finetune_api.memory_plan import MemoryEstimate
+from finetune_api.model_settings import AdapterType, Attention, Dtype, InitialWeights
 from finetune_api.model_shape import ModelShape
 from finetune_api.presets import preset_of
-from finetune_api.training_settings import (
-    AdapterType,
-    Attention,
-    Batching,
-    Compile,
-    Dtype,
-    GradientCheckpointing,
-    InitialWeights,
-)
+from finetune_api.training_settings import Batching, Compile, GradientCheckpointing
 from finetune_trainer.byte_size import byte_size
 from finetune_trainer.errors import ConfigurationError
 

@@ -11,10 +11,11 @@ from typing import Any
 from finetune_api.experiment_plan import PlanStatus
 from finetune_api.finetune_experiment import ExperimentSpec
 from finetune_api.memory_plan import MemoryEstimate
+from finetune_api.model_settings import AdapterType, Dtype
 from finetune_api.model_shape import ModelShape
 from finetune_api.presets import preset_of
 from finetune_api.strategy_settings import Strategy
-from finetune_api.training_settings import AdapterType, Batching, Dtype, Mode
+from finetune_api.training_settings import Batching, Mode
 from finetune_trainer.augmentation import AugmentedSamples
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.mixture import Mixture

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.evaluation_settings import CheckpointPolicy
 from finetune_api.run_config import TrainingConfig
-from finetune_api.training_settings import CheckpointPolicy
 from finetune_trainer.activation_memory import (
     MemoryPeak,
     longest_samples,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from finetune_api.evaluation_settings import CheckpointPolicy, ResultChoice
 from finetune_api.experiment_status import MetricStatus
+from finetune_api.model_settings import AdapterType
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome, TrainingSummary
-from finetune_api.training_settings import AdapterType, CheckpointPolicy, ResultChoice
 from finetune_trainer.errors import ExternalServiceError
 from finetune_trainer.held_out import evaluate_held_out
 from finetune_trainer.loop import Loop, Run

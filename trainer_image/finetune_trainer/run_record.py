@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from finetune_api.evaluation_settings import Checkpoint
 from finetune_api.run_outcome import Best, CheckpointRef
-from finetune_api.training_settings import Checkpoint
 from finetune_trainer.objective import Objective
 from finetune_trainer.plan import Step
 

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from finetune_api.evaluation_settings import Checkpoint
 from finetune_api.run_outcome import Artifact, CheckpointRef
-from finetune_api.training_settings import Checkpoint
 from finetune_trainer.checkpoint import Checkpoints, Parts, Snapshot
 from finetune_trainer.run_record import RunRecord
 from finetune_trainer.split import VALIDATION

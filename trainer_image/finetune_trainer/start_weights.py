@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.model_settings import AdapterHandover, AdapterType
 from finetune_api.presets import preset_of
-from finetune_api.training_settings import AdapterHandover, AdapterType, Mode
+from finetune_api.training_settings import Mode
 from finetune_trainer.artifact_files import licence_files, model_config, tokenizer_files
 from finetune_trainer.base_model import local_model_folder
 from finetune_trainer.errors import AccessError, ConfigurationError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from finetune_api.finetune_experiment import ExperimentSpec
-from finetune_api.training_settings import Dtype, OptimizerName
+from finetune_api.model_settings import Dtype
+from finetune_api.training_settings import OptimizerName
 from finetune_trainer.deepspeed_config import deepspeed_config
 from finetune_trainer.errors import ConfigurationError
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finetune_api.finetune_experiment import ExperimentSpec
+from finetune_api.model_settings import Dtype, Quantization
 from finetune_api.presets import preset_of
-from finetune_api.training_settings import Dtype, Quantization
 from finetune_trainer.errors import ConfigurationError
 
 

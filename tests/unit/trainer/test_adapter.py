@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from finetune_api.training_settings import Adapter, AdapterType
+from finetune_api.model_settings import Adapter, AdapterType
 from finetune_trainer.adapter import Trained, adapter_config, saved_name, trainable_model
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.fused_lora import FusedForward

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from finetune_api.training_settings import Attention
+from finetune_api.model_settings import Attention
 from finetune_trainer.attention import packed_attention
 from finetune_trainer.base_form import base_form, run_type
 from finetune_trainer.errors import ConfigurationError

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import errors
 
 from finetune_api import names
+from finetune_api.model_settings import Model
 from finetune_api.storage import Hub, VolumeClaim
-from finetune_api.training_settings import Model
 from finetune_trainer.base_model import local_model_folder, model_place, resolved_commit
 from finetune_trainer.errors import AccessError, ConfigurationError, ExternalServiceError
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from finetune_api.training_settings import Evaluation, Metric
+from finetune_api.evaluation_settings import Evaluation, Metric
 from finetune_trainer.decoding import Decoding, Prompt
 from finetune_trainer.evaluate import evaluate, metrics, validation_samples
 from finetune_trainer.generate import generate

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune_api import names
-from finetune_api.training_settings import AdapterType
+from finetune_api.model_settings import AdapterType
 from finetune_trainer import export, export_gate, export_probe
 from finetune_trainer.export_probe import ProbeRequest, loaded_model
 from unit.trainer.export_ground import ExportGround

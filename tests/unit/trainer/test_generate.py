@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 import finetune_trainer.generate as generation
-from finetune_api.training_settings import Generation
+from finetune_api.evaluation_settings import Generation
 from finetune_trainer.answer_batches import RowBytes, batches, row_bytes
 from finetune_trainer.answer_end import AnswerEnd, Finish
 from finetune_trainer.decoding import Decoding, Prompt, decoding_of

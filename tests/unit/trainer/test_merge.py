@@ -20,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from finetune_api.training_settings import AdapterType
+from finetune_api.model_settings import AdapterType
 from finetune_trainer.artifact_files import model_config
 from finetune_trainer.merge import (
     MergedWeights,

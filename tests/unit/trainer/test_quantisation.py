@@ -8,7 +8,7 @@ import torch
 from peft.tuners.lora.bnb import Linear4bit, Linear8bitLt
 from transformers import AutoModelForCausalLM
 
-from finetune_api.training_settings import Adapter, AdapterType, Model, Quantization
+from finetune_api.model_settings import Adapter, AdapterType, Model, Quantization
 from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.counter_dropout import DRAWS
 from finetune_trainer.errors import ConfigurationError

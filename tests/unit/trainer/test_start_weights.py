@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from finetune_api import names
 from finetune_api.experiment_start import Start
 from finetune_api.finetune_experiment import ExperimentSpec
-from finetune_api.training_settings import Adapter, AdapterType
+from finetune_api.model_settings import Adapter, AdapterType
 from finetune_trainer.adapter import Trained, trainable_model
 from finetune_trainer.continued_adapter import continue_adapter
 from finetune_trainer.errors import AccessError, ConfigurationError, DataError

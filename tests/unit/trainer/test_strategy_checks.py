@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.finetune_experiment import ExperimentSpec
-from finetune_api.training_settings import Dtype
+from finetune_api.model_settings import Dtype
 from finetune_trainer.deepspeed_config import deepspeed_config
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.strategy_checks import check_strategy, group_size

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from finetune_api.finetune_experiment import ExperimentSpec
-from finetune_api.training_settings import Dtype
+from finetune_api.model_settings import Dtype
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.weight_checks import check_weights
 

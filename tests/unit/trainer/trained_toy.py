@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from finetune_api.training_settings import Adapter, Model, Quantization
+from finetune_api.model_settings import Adapter, Model, Quantization
 from finetune_trainer.adapter import Trained, adapter_config, saved_name, trainable_model
 from finetune_trainer.adapter_targets import saved_modules
 from finetune_trainer.model_record import MODEL, ModelRecord
