@@ -12,6 +12,7 @@ from finetune_operator.cluster.resources import (
     EVENTS,
     JOBS,
     LEASES,
+    NETWORK_POLICIES,
     OURS,
     PODS,
     SERVICES,
@@ -21,7 +22,10 @@ DISCOVERED_ONLY = (  # kopf waits until it has heard of them, and then asks for 
     Resource("", "v1", "namespaces", "Namespace"),
     Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition"),
 )
-RESOURCES = (*OURS.values(), JOBS, PODS, SERVICES, CONFIG_MAPS, EVENTS, LEASES, *DISCOVERED_ONLY)
+RESOURCES = (
+    *OURS.values(), JOBS, PODS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, EVENTS, LEASES,
+    *DISCOVERED_ONLY,
+)  # fmt: skip
 VERBS = ["get", "list", "watch", "create", "patch", "delete"]
 
 

@@ -40,6 +40,7 @@ def test_every_source_of_the_api_has_a_line_in_the_table():
         "name",
         "split",
         "max_rows",
+        "weight",
         "include",
         "exclude",
         "csv",
