@@ -98,7 +98,8 @@ class Model(ApiModel):
     """adapterHandover: Continue trains an adapter found in the starting weights further (type,
     rank and targets must agree), Merge adds it to the base in 32 bit first."""
     strict: bool = True
-    """strict: every tensor must match; false lists each difference in status."""
+    """strict: every tensor of a continued adapter must match; false takes over what fits and logs
+    each difference."""
     initial_weights: InitialWeights = InitialWeights.PRETRAINED
     """initialWeights: Random draws them from the seed; only the configuration is used."""
     dtype: Dtype = Dtype.AUTO
@@ -108,7 +109,7 @@ class Model(ApiModel):
     double_quantization: bool = True
     """doubleQuantization quantises the constants of NF4 and FP4 too."""
     int8_threshold: float | None = Field(default=None, ge=0, le=100)
-    """int8Threshold of outliers, for Int8 only; absent = 6."""
+    """int8Threshold of outliers, for Int8 only; absent = 6. Training on CPU does without it."""
     attention: Attention = Attention.AUTO
     """attention implementation; an explicit one that is unavailable is refused."""
     intermediate_dropout: float | None = Field(default=None, ge=0, le=0.9)

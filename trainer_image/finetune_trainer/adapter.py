@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 import zlib
@@ -104,6 +105,8 @@ def _unfrozen(base: nn.Module, trained: Trained) -> nn.Module:
 
 def _adapted(base: Any, trained: Trained, rows: Sequence[int]) -> nn.Module:
     # PEFT imports half of accelerate; full fine-tuning does not pay for it.
+    # PEFT imports bitsandbytes, which asks for a package that fetches code; it is kept out.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 
     adapter, rank = trained.adapter, trained.rank or 16

@@ -40,7 +40,7 @@ class Quantiser:
         bnb: Any = bitsandbytes.nn
         sizes, has_bias = (plain.in_features, plain.out_features), plain.bias is not None
         if self.kind is Quantization.INT8:
-            # It says at every product that inputs are cast to float16; docs/training.md says so.
+            # It says at every product that inputs are cast to float16; docs/adapters.md says so.
             logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
             made = bnb.Linear8bitLt(
                 *sizes, has_bias, has_fp16_weights=False, threshold=self.threshold, device="meta"
