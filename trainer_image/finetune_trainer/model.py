@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,10 +38,11 @@ def load_base(
 ) -> nn.Module:
     """Return the model of a local folder; safetensors only, no code.
 
-    `config` replaces the folder's; `attention` is the name of a registered function.
+    `config` replaces the folder's; `attention` is the name of a registered function. Raises
+    ConfigurationError: the library would draw tensors that are missing or of another shape.
     """
     try:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -48,6 +50,9 @@ def load_base(
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            output_loading_info=True,
+            # Without it a tensor of another shape is an error that names no remedy.
+            ignore_mismatched_sizes=True,
         )
     except (ValueError, KeyError, OSError) as error:
         raise ConfigurationError(
@@ -55,4 +60,18 @@ def load_base(
             "architecture is known and its files are whole",
             reason="UnsupportedModel",
         ) from error
-    return model
+    _refuse_drawn_tensors(found)
+    whole: nn.Module = model
+    return whole
+
+
+def _refuse_drawn_tensors(found: dict[str, Any]) -> None:
+    drawn = sorted([*found["missing_keys"], *(one[0] for one in found["mismatched_keys"])])
+    if not drawn:
+        return
+    named = ", ".join(drawn[:3]) + (f" and {len(drawn) - 3} more" if len(drawn) > 3 else "")
+    raise ConfigurationError(
+        f"spec.model: its files do not hold {named} in the shape of its configuration; use the "
+        "whole model, or model.initialWeights Random",
+        reason="WeightsMismatch",
+    )

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import compute_type, load_base
@@ -39,6 +40,18 @@ def test_code_that_a_model_brings_is_never_run(tmp_path, kind):
         assert type(load_base(folder, torch.float32)).__module__.startswith("transformers.")
     assert not trace.exists()
     assert not (folder / "trace").exists()
+
+
+@pytest.mark.parametrize("change", ["gone", "cut"])
+def test_a_tensor_that_is_not_there_whole_is_refused_by_name_and_never_drawn(tmp_path, change):
+    folder = toy_llama_folder(tmp_path / "model")
+    [file] = folder.glob("*.safetensors")
+    tensors, name = load_file(file), "model.layers.0.mlp.up_proj.weight"
+    whole = tensors.pop(name)
+    save_file(tensors | ({name: whole[:-1].clone()} if change == "cut" else {}), file)
+    with pytest.raises(ConfigurationError, match="up_proj") as raised:
+        load_base(folder, torch.float32)
+    assert raised.value.reason == "WeightsMismatch"
 
 
 @pytest.mark.parametrize(
