@@ -14,6 +14,7 @@ _FITTING = {
     r"^sha256:[0-9a-f]{64}$": "sha256:" + "0" * 64,
     r"^[0-9]+([.][0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$": "16Gi",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "SOME_NAME",
+    r"^[0-9a-fA-F:.]+/[0-9]{1,3}$": "10.0.0.0/8",
 }
 _TEXTS = ("x", "https://host/a", "a/b", "a..b", "../a", "True", "1e-4", "ü", "a b")
 _WRONG = (None, "text", 0, -1, 1.5, 2.0, True, [], {}, ["x"], {"unknown": 1}, 10**12, 2**63, "")
