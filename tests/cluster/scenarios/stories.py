@@ -7,6 +7,7 @@ survive, not about what is learned; the quickstart story shows learning.
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import json
 import subprocess
@@ -197,7 +198,9 @@ def running_since_checkpoint(namespace: str, name: str, files: Path, step: int =
 
 def checkpoints(files: Path, name: str) -> list[Path]:
     """Return the manifests of an experiment's checkpoints, in order of attempt and step."""
-    found = files.glob(f"**/finetuneexperiments/*/{name}-*/checkpoints/*/step-*/manifest.json")
+    # Unlike a path's own glob this one passes over folders that retention removes meanwhile.
+    below = f"**/finetuneexperiments/*/{name}-*/checkpoints/*/step-*/manifest.json"
+    found = map(Path, glob.glob(str(files / below), recursive=True))
     return sorted(found, key=lambda path: (path.parts[-3], int(path.parts[-2][5:])))
 
 

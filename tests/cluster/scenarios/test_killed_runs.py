@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from typing import Any
 
 from harness import kubectl as kube
 from harness.containers import signal_pod
 from scenarios.stories import (
     Ground,
-    condition,
+    checkpoints,
     experiment,
     newest_checkpoint,
     rank_pods,
-    running_since_checkpoint,
-    wait_for,
     wait_for_condition,
     weights_digest,
 )
 
-STEPS, KILLS = 600, 5
+STEPS, KILLS = 800, 5
 ATTEMPT = "finetune.dev/attempt"
 
 
@@ -29,14 +27,15 @@ def _pods(sums: Ground, attempt: int) -> list[str]:
     return sorted(pod["name"] for pod in found if pod["labels"][ATTEMPT] == str(attempt))
 
 
-def _joined(sums: Ground, attempt: int) -> None:
-    """Wait until an attempt trains: pods and checkpoints of the last one are left alone."""
+def _saved(sums: Ground, attempt: int) -> int:
+    """Return the newest step that an attempt itself has saved, or -1."""
+    found = checkpoints(sums.files, "harmed")
+    own = [path for path in found if path.parts[-3].startswith(f"attempt-{attempt}.")]
+    return max((int(path.parts[-2][5:]) for path in own), default=-1)
 
-    def trains(body: dict[str, Any]) -> bool:
-        number = body["status"].get("attempt", {}).get("number")
-        return number == attempt and condition(body, "Ready")["reason"] == "Training"
 
-    wait_for("finetuneexperiment", "harmed", sums.namespace, trains)
+def _reached(sums: Ground, attempt: int, step: int) -> bool:
+    return _saved(sums, attempt) >= step
 
 
 def test_a_run_of_two_pods_killed_five_times_ends_with_the_same_weights(sums: Ground) -> None:
@@ -48,9 +47,13 @@ def test_a_run_of_two_pods_killed_five_times_ends_with_the_same_weights(sums: Gr
     kube.apply(experiment("harmed", steps=STEPS, **patient), namespace=sums.namespace)
     chance, ranks = random.Random(), []
     for attempt in range(1, KILLS + 1):
-        _joined(sums, attempt)
         after = max(0, newest_checkpoint(sums.files, "harmed")) + 10 * chance.randint(1, 4)
-        running_since_checkpoint(sums.namespace, "harmed", sums.files, step=after)
+        kube.wait_until(
+            f"step {after} of attempt {attempt}",
+            functools.partial(_reached, sums, attempt, after),
+            timeout=240,
+            interval=0.2,
+        )
         ranks.append(chance.randrange(2))
         victim = _pods(sums, attempt)[ranks[-1]]
         assert signal_pod(sums.namespace, victim), (ranks, victim)
