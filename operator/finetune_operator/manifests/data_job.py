@@ -6,12 +6,10 @@ from finetune_api.dataset import Dataset
 from finetune_api.names import DATASET, dataset_job, storage_prefix
 from finetune_api.run_config import DatasetJobConfig
 from finetune_api.storage import Location
-from finetune_operator.manifests.attempt_network import attempt_network
-from finetune_operator.manifests.child_job import child_job
 from finetune_operator.manifests.identity import identity
-from finetune_operator.manifests.job_pod import JobPod, job_pod
+from finetune_operator.manifests.job_pod import JobPod
+from finetune_operator.manifests.one_pod import one_pod
 from finetune_operator.manifests.owned import Owner
-from finetune_operator.manifests.run_config_map import run_config_map
 from finetune_operator.manifests.storage_mounts import dataset_mounts
 from finetune_operator.observed import Manifest, Policy
 
@@ -34,6 +32,5 @@ def data_job(of: Owner, dataset: Dataset, location: Location, policy: Policy) ->
         mounts=dataset_mounts(dataset.spec, location),
         scratch_size=dataset.spec.storage.scratch_size,
     )
-    job = child_job(of, name, job_pod(pod, policy), queue=dataset.spec.scheduling)
-    network = attempt_network(of, name, dataset.spec.network_policy, policy)
-    return [*network, run_config_map(of, name, config), job]
+    spec = dataset.spec
+    return one_pod(of, pod, config, spec.network_policy, policy, queue=spec.scheduling)

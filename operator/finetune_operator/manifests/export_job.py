@@ -5,11 +5,9 @@ from __future__ import annotations
 from finetune_api.model_export import ModelExport
 from finetune_api.names import export_job as export_job_name
 from finetune_api.run_config import ExportJobConfig
-from finetune_operator.manifests.attempt_network import attempt_network
-from finetune_operator.manifests.child_job import child_job
-from finetune_operator.manifests.job_pod import JobPod, job_pod
+from finetune_operator.manifests.job_pod import JobPod
+from finetune_operator.manifests.one_pod import one_pod
 from finetune_operator.manifests.owned import Owner
-from finetune_operator.manifests.run_config_map import run_config_map
 from finetune_operator.manifests.storage_mounts import export_mounts, model_mounts, read
 from finetune_operator.observed import Manifest, Policy
 
@@ -32,6 +30,4 @@ def export_job(
         mounts=mounts,
         scratch_size=spec.storage.scratch_size,
     )
-    job = child_job(of, name, job_pod(pod, policy), queue=spec.scheduling)
-    network = attempt_network(of, name, spec.network_policy, policy)
-    return [*network, run_config_map(of, name, config), job]
+    return one_pod(of, pod, config, spec.network_policy, policy, queue=spec.scheduling)

@@ -8,12 +8,10 @@ from finetune_api.finetune_experiment import FineTuneExperiment
 from finetune_api.names import EXPERIMENT, preparation_job, storage_prefix
 from finetune_api.run_config import PreparationConfig, SnapshotRef
 from finetune_api.storage import Location
-from finetune_operator.manifests.attempt_network import attempt_network
-from finetune_operator.manifests.child_job import child_job
 from finetune_operator.manifests.identity import drawn_seed, identity
-from finetune_operator.manifests.job_pod import JobPod, job_pod
+from finetune_operator.manifests.job_pod import JobPod
+from finetune_operator.manifests.one_pod import one_pod
 from finetune_operator.manifests.owned import Owner
-from finetune_operator.manifests.run_config_map import run_config_map
 from finetune_operator.manifests.storage_mounts import Mounts, model_mounts, read, written
 from finetune_operator.observed import Manifest, Policy
 
@@ -66,8 +64,4 @@ def prepare_job(
         scratch_size=spec.storage.scratch_size,
         template=spec.prompt.template_ref,
     )
-    return [
-        *attempt_network(of, name, spec.network_policy, policy),
-        run_config_map(of, name, config),
-        child_job(of, name, job_pod(pod, policy)),
-    ]
+    return one_pod(of, pod, config, spec.network_policy, policy)

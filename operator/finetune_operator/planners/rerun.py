@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from finetune_api.conditions import READY
@@ -43,17 +44,8 @@ def rerun(observed: Observed, works: Iterable[type[Work]]) -> Plan:
     if left or living:
         answer = _ending(lives[0], f"waiting for {len(left)} of its pods to end", {})
         dues = [due for one in lives if (due := one.patience_seconds()) is not None]
-        return planned(
-            observed,
-            Answer(
-                answer.situation,
-                answer.reason,
-                answer.message,
-                verdicts=answer.verdicts,
-                delete=living,
-                requeue_seconds=min(dues, default=None),
-            ),
-        )
+        due = min(dues, default=None)
+        return planned(observed, replace(answer, delete=living, requeue_seconds=due))
     return planned(observed, _begun(observed))
 
 
