@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from finetune_api.experiment_status import MetricStatus
 from finetune_api.finetune_experiment import FineTuneExperiment
-from finetune_api.model_export import CheckpointChoice, ModelExport
+from finetune_api.model_export import ModelExport
 from finetune_api.names import EXPORT, storage_prefix
 from finetune_api.run_config import ExportJobConfig
 from finetune_api.run_outcome import CheckpointRef
@@ -14,22 +14,13 @@ from finetune_api.storage import Location, Storage
 from finetune_operator.manifests.identity import identity, location
 from finetune_operator.manifests.owned import Owner
 from finetune_operator.observed import Policy
+from finetune_operator.planners.kept_checkpoints import kept_checkpoints
 from finetune_operator.planners.settled import settled
 
 
 def chosen_checkpoint(export: ModelExport, experiment: FineTuneExperiment) -> CheckpointRef | None:
     """Return the checkpoint to export, or None if the experiment keeps no such one."""
-    status = experiment.status
-    found = {
-        CheckpointChoice.RESULT: status.result,
-        CheckpointChoice.BEST: status.checkpoints.best,
-        CheckpointChoice.LAST: status.checkpoints.latest,
-    }[export.spec.source.experiment.checkpoint]
-    return (
-        None
-        if found is None
-        else CheckpointRef(step=found.step, uri=found.uri, digest=found.digest)
-    )
+    return kept_checkpoints(experiment).get(export.spec.source.experiment.checkpoint)
 
 
 def export_config(

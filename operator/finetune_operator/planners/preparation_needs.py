@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.dataset import Dataset
 from finetune_api.experiment_start import Ancestor, Start
-from finetune_api.experiment_status import CheckpointStatus, DatasetPin, Result
+from finetune_api.experiment_status import DatasetPin
 from finetune_api.finetune_experiment import FineTuneExperiment
 from finetune_api.model_settings import AdapterHandover, CheckpointChoice, FromExperiment
 from finetune_api.names import DATASET, EXPERIMENT
 from finetune_api.run_config import SnapshotRef
+from finetune_api.run_outcome import CheckpointRef
 from finetune_operator import checks
 from finetune_operator.checks import Refusal
 from finetune_operator.manifests.identity import location
 from finetune_operator.manifests.prepare_job import Snapshots
 from finetune_operator.observed import Observed, Policy
 from finetune_operator.planners.experiment_of import experiment_of
+from finetune_operator.planners.kept_checkpoints import kept_checkpoints
 from finetune_operator.planners.recorded_attempt import first_refusal
 from finetune_operator.planners.references import Reference, reference
 from finetune_operator.planners.settled import is_a, settled
@@ -141,22 +142,17 @@ class Needs:
         )
 
 
-def chosen(source: FromExperiment, parent: FineTuneExperiment) -> CheckpointStatus | None:
+def chosen(source: FromExperiment, parent: FineTuneExperiment) -> CheckpointRef | None:
     """Return the checkpoint of a parent, or None if it keeps no such one."""
-    status = parent.status
-    kept: Mapping[CheckpointChoice, CheckpointStatus | None] = {
-        CheckpointChoice.RESULT: _as_checkpoint(status.result),
-        CheckpointChoice.BEST: status.checkpoints.best,
-        CheckpointChoice.LAST: status.checkpoints.latest,
-    }
+    kept = kept_checkpoints(parent)
     if source.checkpoint is not CheckpointChoice.STEP:
-        return kept[source.checkpoint]
-    return next((one for one in kept.values() if one and one.step == source.step), None)
+        return kept.get(source.checkpoint)
+    return next((one for one in kept.values() if one.step == source.step), None)
 
 
 def start_from(
     parent: FineTuneExperiment,
-    checkpoint: CheckpointStatus,
+    checkpoint: CheckpointRef,
     handover: AdapterHandover,
     policy: Policy,
 ) -> Start:
@@ -191,12 +187,6 @@ def start_from(
             ),
         ],
     )
-
-
-def _as_checkpoint(result: Result | None) -> CheckpointStatus | None:
-    if result is None:
-        return None
-    return CheckpointStatus(step=result.step, uri=result.uri, digest=result.digest)
 
 
 def _pin(found: Reference | None) -> DatasetPin | None:
