@@ -1,4 +1,4 @@
-"""The checkpoints that others may take from an experiment: an export, or a run that starts there."""
+"""The checkpoints others may take from an experiment: an export, or a run that starts there."""
 
 from __future__ import annotations
 
