@@ -7,13 +7,14 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
+from finetune_api.compute_settings import Compute, Scheduling
 from finetune_api.dataset_sources import Source
 from finetune_api.dataset_status import (
     DatasetStatus,
 )
 from finetune_api.meta import ApiModel, Column, Name, ObjectMeta, Quantity, Rule
 from finetune_api.network_policy import NetworkPolicy
-from finetune_api.run_policy import Compute, RunPolicy, Scheduling
+from finetune_api.run_policy import RunPolicy
 from finetune_api.storage import Hub, Storage
 
 

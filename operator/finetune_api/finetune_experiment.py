@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from finetune_api.compute_settings import Scheduling, TrainingCompute
 from finetune_api.evaluation_settings import Checkpoint, Evaluation, Generation, Tracking
 from finetune_api.experiment_status import ExperimentStatus
 from finetune_api.meta import ApiModel, Name, ObjectMeta, Rule
 from finetune_api.model_settings import Adapter, Model
 from finetune_api.network_policy import NetworkPolicy
-from finetune_api.run_policy import Scheduling, TrainingCompute, TrainingRunPolicy
+from finetune_api.run_policy import TrainingRunPolicy
 from finetune_api.storage import Hub, Storage
 from finetune_api.strategy_settings import FSDP, DeepSpeed
 from finetune_api.text_settings import Augmentation, ExperimentDataset, Prompt, Tokenizer

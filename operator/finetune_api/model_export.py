@@ -8,10 +8,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
+from finetune_api.compute_settings import Compute, Scheduling
 from finetune_api.meta import ApiModel, DnsName, Name, ObjectMeta, Quantity, Rule, Text
 from finetune_api.model_settings import Dtype
 from finetune_api.network_policy import NetworkPolicy
-from finetune_api.run_policy import Compute, RunPolicy, Scheduling
+from finetune_api.run_policy import RunPolicy
 from finetune_api.status_parts import ObjectStatus
 from finetune_api.storage import S3, Hub, Storage, VolumeClaim
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_api.compute_settings import Scheduling
 from finetune_api.names import (
     CONTAINER,
     OWNER_UID_ANNOTATION,
@@ -9,7 +10,6 @@ from finetune_api.names import (
     QUEUE_PRIORITY_LABEL,
 )
 from finetune_api.run_outcome import EXIT_CODES, FailureClass
-from finetune_api.run_policy import Scheduling
 from finetune_operator.manifests.owned import Owner, owned
 from finetune_operator.observed import Manifest
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
+from finetune_api.compute_settings import TrainingCompute
 from finetune_api.meta import ApiModel
 from finetune_api.run_config import Identity
-from finetune_api.run_policy import TrainingCompute
 from finetune_api.storage import Location, Storage
 from finetune_operator.manifests.owned import Owner
 

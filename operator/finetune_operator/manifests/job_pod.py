@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetune_api.compute_settings import Compute, Resources, Scheduling
 from finetune_api.meta import ConfigMapRef
 from finetune_api.names import (
     CLAIMS_DIR,
@@ -25,7 +26,6 @@ from finetune_api.names import (
     TERMINATION_LOG,
     TERMINATION_LOG_ENV,
 )
-from finetune_api.run_policy import Compute, Resources, Scheduling
 from finetune_operator.manifests.quantities import memory_quantity, quantity_bytes
 from finetune_operator.manifests.storage_mounts import Mounts
 from finetune_operator.observed import Manifest, Policy

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from finetune_api.compute_settings import Scheduling
 from finetune_api.network_policy import NetworkPolicy
 from finetune_api.run_config import RunConfig
-from finetune_api.run_policy import Scheduling
 from finetune_operator.manifests.attempt_network import attempt_network
 from finetune_operator.manifests.child_job import child_job
 from finetune_operator.manifests.job_pod import JobPod, job_pod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_api.compute_settings import TrainingCompute
 from finetune_api.names import (
     CONTAINER,
     MASTER_PORT,
@@ -9,7 +10,6 @@ from finetune_api.names import (
     SHARED_MEMORY_DIR,
     master_address,
 )
-from finetune_api.run_policy import TrainingCompute
 from finetune_operator.child_facts import INDEX_ANNOTATION
 from finetune_operator.manifests.identity import processes_per_node
 from finetune_operator.manifests.job_pod import JobPod, job_pod, resources
