@@ -47,8 +47,8 @@ def start_kubelet() -> None:
     )
 
 
-def wait_for_node(timeout: float = 60) -> None:
-    """Wait until the node is Ready."""
+def wait_for_node(timeout: float = 240) -> None:
+    """Wait until the node is Ready; after a crash the kubelet first clears what is left of pods."""
     wait_until("the node to be Ready", node_is_ready, timeout)
 
 
