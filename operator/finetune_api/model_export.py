@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
 from finetune_api.compute_settings import Compute, Scheduling
 from finetune_api.meta import ApiModel, DnsName, Name, ObjectMeta, Quantity, Rule, Text
-from finetune_api.model_settings import Dtype
+from finetune_api.model_settings import CheckpointChoice, Dtype
 from finetune_api.network_policy import NetworkPolicy
 from finetune_api.run_policy import RunPolicy
 from finetune_api.status_parts import ObjectStatus
 from finetune_api.storage import S3, Hub, Storage, VolumeClaim
-
-
-class CheckpointChoice(StrEnum):
-    """Which checkpoint of the experiment."""
-
-    RESULT = "Result"
-    BEST = "Best"
-    LAST = "Last"
 
 
 class SourceExperiment(ApiModel):
@@ -30,7 +22,9 @@ class SourceExperiment(ApiModel):
 
     name: DnsName
     """name is an experiment of this namespace."""
-    checkpoint: CheckpointChoice = CheckpointChoice.RESULT
+    checkpoint: Literal[CheckpointChoice.RESULT, CheckpointChoice.BEST, CheckpointChoice.LAST] = (
+        CheckpointChoice.RESULT
+    )
     """checkpoint chosen, resolved to a digest once."""
 
 

@@ -50,14 +50,7 @@ def an_end_is_recorded_before_it_is_acted_on(life: Life) -> Answer | None:
     if not (life.under_way and _has_ended(life)):
         return None
     if remaining := life.remaining():
-        message = f"attempt {life.recorded.number} has ended; waiting for {_pods(len(remaining))}"
-        return Answer(
-            Situation.UNDER_WAY,
-            life.reason,
-            message,
-            verdicts=life.verdicts(),
-            requeue_seconds=life.patience_seconds(),
-        )
+        return life.awaiting(f"{life.named} has ended; waiting for {_pods(len(remaining))}")
     name = life.work.job_name(life.recorded.number)
     return failed(life, end_of(life.job) if life.job else vanished(name))
 
@@ -66,14 +59,8 @@ def old_pods_are_gone_before_new_ones_start(life: Life) -> Answer | None:
     if life.under_way or not (life.remaining() or life.living()):
         return None
     left = _pods(len(life.remaining())) if life.remaining() else "the Job"
-    return Answer(
-        Situation.UNDER_WAY,
-        life.restarting,
-        f"waiting for {left} of attempt {life.recorded.number} to go",
-        verdicts=life.verdicts(),
-        delete=life.living(),
-        requeue_seconds=life.patience_seconds(),
-    )
+    message = f"waiting for {left} of {life.named} to go"
+    return life.awaiting(message, reason=life.restarting, delete=life.living())
 
 
 def pods_of_a_predecessor_are_gone_first(life: Life) -> Answer | None:
@@ -210,10 +197,10 @@ def _soonest(*seconds: float | None) -> float | None:
 def _stage(life: Life) -> tuple[str, str]:
     job = life.job
     if job is None or job.suspended or not job.bound:
-        why = waiting_message(job) if job else ""
+        why = waiting_message(job, life.queue) if job else ""
         return life.work.waiting_reason, f"{life.named}: {why or 'no pod is on a node yet'}"
     reason, message = life.work.stage(job, life.reason)
-    trouble = "" if job.progress else waiting_message(job)
+    trouble = "" if job.progress else waiting_message(job, life.queue)
     return reason, f"{life.named}: {trouble or message}"
 
 

@@ -59,15 +59,7 @@ def what_passed_a_deadline_is_stopped(life: Life) -> Answer | None:
         return None
     if not (life.remaining() or (life.job and lives(life.job))):
         return failed(life, passed.end())
-    return Answer(
-        Situation.UNDER_WAY,
-        life.reason,
-        f"{life.named} is being stopped: {passed.message}",
-        verdicts=life.verdicts(),
-        delete=life.living(),
-        requeue_seconds=life.patience_seconds(),
-        pull_progress=bool(life.remaining()),
-    )
+    return life.awaiting(f"{life.named} is being stopped: {passed.message}", delete=life.living())
 
 
 def what_its_queue_stops_waits_again(life: Life) -> Answer | None:
@@ -99,13 +91,5 @@ def what_its_queue_stops_waits_again(life: Life) -> Answer | None:
 
 
 def _stopping(life: Life, delete: tuple[ChildRef, ...] = ()) -> Answer:
-    message = f"attempt {life.recorded.number} is being stopped: runPolicy.suspend is true"
-    return Answer(
-        Situation.STOPPING,
-        life.reason,
-        message,
-        verdicts=life.verdicts(),
-        delete=delete,
-        requeue_seconds=life.patience_seconds(),
-        pull_progress=bool(life.remaining()),
-    )
+    message = f"{life.named} is being stopped: runPolicy.suspend is true"
+    return life.awaiting(message, situation=Situation.STOPPING, delete=delete)

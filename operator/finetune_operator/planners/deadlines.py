@@ -68,7 +68,7 @@ def _deadlines(life: Life, *, stopping: bool = False) -> Iterator[Deadline]:
         return
     status, policy = life.observed.object.status, life.observed.object.spec.run_policy
     attempt = status.attempt
-    started, why = attempt.started_time, waiting_message(life.job)
+    started, why = attempt.started_time, waiting_message(life.job, life.queue)
     because = f": {why}" if why else ""
     if started is None:
         if policy.queue_deadline_seconds and attempt.created_time and not life.job.bound:

@@ -16,15 +16,13 @@ from finetune_operator.manifests.export_job import export_job as export_children
 from finetune_operator.manifests.identity import spec_digest
 from finetune_operator.manifests.owned import owner
 from finetune_operator.observed import JobFacts, Key, Manifest, Observed
+from finetune_operator.planners.attempt_work import AttemptWork
 from finetune_operator.planners.export_source import chosen_checkpoint, export_config
 from finetune_operator.planners.failure_class import End
 from finetune_operator.planners.recorded_attempt import (
     artifacts,
-    begun_attempt,
-    ended_attempt,
     first_refusal,
     not_yet,
-    recorded_attempt,
     refused,
     seen_attempt,
     turned,
@@ -32,7 +30,7 @@ from finetune_operator.planners.recorded_attempt import (
 )
 from finetune_operator.planners.references import Reference, reference
 from finetune_operator.planners.settled import is_a
-from finetune_operator.planners.work import Achievement, Obstacle, Recorded, Work
+from finetune_operator.planners.work import Achievement, Obstacle
 from finetune_operator.status import AS_EXPECTED, Situation, Verdict
 
 _STAGES = ("Merging", "Verifying", "Pushing")
@@ -46,20 +44,8 @@ _CONDITION_OF = {
 }
 
 
-class ExportWork(Work):
+class ExportWork(AttemptWork):
     """Write, verify and copy the artifact."""
-
-    def recorded(self) -> Recorded:
-        """Return the attempt in status."""
-        return recorded_attempt(self.observed, export_job)
-
-    def begun(self, number: int) -> dict[str, Any]:
-        """Record an attempt."""
-        return begun_attempt(self.observed, number)
-
-    def ended(self, ended: str) -> dict[str, Any]:
-        """Record the end of an attempt."""
-        return ended_attempt(self.observed, ended) | {"progress": None}
 
     def obstacle(self) -> Obstacle | None:
         """Return what is missing, or what a check refuses."""

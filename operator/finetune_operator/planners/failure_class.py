@@ -116,7 +116,9 @@ def _a_pod_was_stopped(job: JobFacts) -> End | None:
 
 
 def _a_peer_was_lost(job: JobFacts) -> End | None:
-    pod = _first(job.pods, lambda pod: failure_of(pod) is FailureClass.PEER_LOST)
+    """The pod that saw a rank hang explains those that lost it."""
+    lost = [pod for pod in job.pods if failure_of(pod) is FailureClass.PEER_LOST]
+    pod = _first(lost, _saw_a_hang) or next(iter(lost), None)
     return None if pod is None else _end(FailureClass.PEER_LOST, pod)
 
 
@@ -165,6 +167,10 @@ def _died(pod: PodFacts) -> bool:
     """A failed pod that nobody was about to stop, and that does not only report a lost peer."""
     failed = pod.phase == "Failed" and not pod.deleting and pod.exit_code is not None
     return failed and pod.exit_code not in _STOPPED
+
+
+def _saw_a_hang(pod: PodFacts) -> bool:
+    return pod.outcome is not None and pod.outcome.reason == "Hang"
 
 
 def _was_stopped(pod: PodFacts) -> bool:

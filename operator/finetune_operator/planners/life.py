@@ -9,9 +9,10 @@ from typing import Any
 
 from finetune_api.conditions import PODS_READY, QUOTA_RESERVED, READY
 from finetune_operator.observed import ChildRef, JobFacts, Observed, PodFacts
+from finetune_operator.planners.answer import Answer
 from finetune_operator.planners.pods_ready import pods_ready, quota_reserved
 from finetune_operator.planners.work import Recorded, Work
-from finetune_operator.status import Verdict, condition
+from finetune_operator.status import Situation, Verdict, condition
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,25 @@ class Life:
     def living(self) -> tuple[ChildRef, ...]:
         """Return the Jobs that nobody has ended yet."""
         return tuple(job.ref for job in self.jobs() if lives(job))
+
+    def awaiting(
+        self,
+        message: str,
+        *,
+        situation: Situation = Situation.UNDER_WAY,
+        reason: str = "",
+        delete: tuple[ChildRef, ...] = (),
+    ) -> Answer:
+        """Return the answer while pods end; the step is repeated when one is overdue."""
+        return Answer(
+            situation,
+            reason or self.reason,
+            message,
+            verdicts=self.verdicts(),
+            delete=delete,
+            requeue_seconds=self.patience_seconds(),
+            pull_progress=bool(self.remaining()),
+        )
 
     def verdicts(self, updates: Mapping[str, Any] | None = None) -> dict[str, Verdict]:
         """Return the conditions beside the six of all kinds while the work is under way."""

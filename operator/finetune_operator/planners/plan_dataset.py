@@ -17,21 +17,19 @@ from finetune_operator.manifests.owned import owner
 from finetune_operator.manifests.quantities import readable_size
 from finetune_operator.observed import JobFacts, Manifest, Observed, Plan
 from finetune_operator.planners.attempt_life import lived
+from finetune_operator.planners.attempt_work import AttemptWork
 from finetune_operator.planners.failure_class import End
 from finetune_operator.planners.recorded_attempt import (
     artifact,
     artifacts,
-    begun_attempt,
-    ended_attempt,
     first_refusal,
-    recorded_attempt,
     refused,
     seen_attempt,
     turned,
     warnings,
 )
 from finetune_operator.planners.settled import is_a, settled
-from finetune_operator.planners.work import Achievement, Obstacle, Recorded, Work
+from finetune_operator.planners.work import Achievement, Obstacle
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Situation, Verdict
 
 _STAGES = ("Fetching", "Validating", "Writing")
@@ -50,20 +48,8 @@ def dataset_of(observed: Observed) -> Dataset:
     return is_a(observed.object, Dataset)
 
 
-class DatasetWork(Work):
+class DatasetWork(AttemptWork):
     """Fetch, check, split and write the snapshot."""
-
-    def recorded(self) -> Recorded:
-        """Return the attempt in status."""
-        return recorded_attempt(self.observed, dataset_job)
-
-    def begun(self, number: int) -> dict[str, Any]:
-        """Record an attempt."""
-        return begun_attempt(self.observed, number)
-
-    def ended(self, ended: str) -> dict[str, Any]:
-        """Record the end of an attempt."""
-        return ended_attempt(self.observed, ended) | {"progress": None}
 
     def obstacle(self) -> Obstacle | None:
         """Return what the operator refuses."""
@@ -92,14 +78,18 @@ class DatasetWork(Work):
         if snapshot is None or outcome.dataset is None:
             return None
         dataset = dataset_of(self.observed)
-        updates = _findings(dataset, outcome, outcome.dataset) | {
-            "digest": snapshot.digest,
-            "uri": snapshot.uri,
-            "size": readable_size(snapshot.bytes),
-            "license": dataset.spec.license,
-            "attempt": ended_attempt(self.observed, FailureClass.COMPLETED.value)["attempt"],
-            "progress": DatasetProgress(percentage=100, stage="Ready"),
-        }
+        ended = self.ended(FailureClass.COMPLETED.value)
+        updates = (
+            ended
+            | _findings(dataset, outcome, outcome.dataset)
+            | {
+                "digest": snapshot.digest,
+                "uri": snapshot.uri,
+                "size": readable_size(snapshot.bytes),
+                "license": dataset.spec.license,
+                "progress": DatasetProgress(percentage=100, stage="Ready"),
+            }
+        )
         records = outcome.dataset.records
         message = f"{records.total} records: {records.train} train, {records.validation} validation"
         done = {SOURCE_RESOLVED: AS_EXPECTED, VALIDATED: AS_EXPECTED}

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from finetune_operator.observed import JobFacts
+from finetune_operator.planners.waiting_reasons import waiting_reason
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Verdict
 
-_REASONS = {
-    "Unschedulable": "Unschedulable",
-    "SchedulerError": "Unschedulable",
-    "ErrImagePull": "ImagePullFailed",
-    "ImagePullBackOff": "ImagePullFailed",
-    "InvalidImageName": "ImagePullFailed",
-    "ErrImageNeverPull": "ImagePullFailed",
-    "CreateContainerConfigError": "SecretNotFound",
-    "FailedMount": "VolumeNotMounted",
-    "FailedAttachVolume": "VolumeNotMounted",
-    "FailedCreate": "PodForbidden",
-}
-"""Reasons of containers, scheduling and events, in the words of our conditions."""
+_FOREIGN_HOLD = "Job {} is suspended, not by this operator: whoever did that has to let it go on"
 _NOTHING_WRONG = ("ContainerCreating", "PodInitializing", "")
 
 
@@ -28,7 +17,7 @@ def pods_ready(job: JobFacts | None, total: int) -> Verdict:
     if job.pods and sum(pod.ready for pod in job.pods) >= total:
         return AS_EXPECTED
     reason, message = _trouble(job)
-    return Verdict("False", _REASONS.get(reason, "Pending"), message)
+    return Verdict("False", waiting_reason(reason, message), message)
 
 
 def quota_reserved(job: JobFacts | None, queue: str | None) -> Verdict:
@@ -38,14 +27,17 @@ def quota_reserved(job: JobFacts | None, queue: str | None) -> Verdict:
     if job is None or job.gone:
         return NOT_YET
     return (
-        Verdict("False", "WaitingForQuota", waiting_message(job)) if job.suspended else AS_EXPECTED
+        Verdict("False", "WaitingForQuota", waiting_message(job, queue))
+        if job.suspended
+        else AS_EXPECTED
     )
 
 
-def waiting_message(job: JobFacts) -> str:
+def waiting_message(job: JobFacts, queue: str | None) -> str:
     """Return what keeps the pods of a Job from running, or an empty text."""
     if job.suspended:
-        return f"the queue has no quota for it yet{f': {job.message}' if job.message else ''}"
+        why = "the queue has no quota for it yet" if queue else _FOREIGN_HOLD.format(job.ref.name)
+        return f"{why}{f': {job.message}' if job.message else ''}"
     reason, message = _trouble(job)
     return f"{reason}: {message}" if reason and message else reason or message
 

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.run_outcome import Artifact, Outcome
-from finetune_api.status_parts import ArtifactStatus, AttemptStatus, WarningStatus
+from finetune_api.status_parts import ArtifactStatus, WarningStatus
 from finetune_operator.checks import Refusal
 from finetune_operator.observed import JobFacts, Observed
-from finetune_operator.planners.work import Obstacle, Recorded
+from finetune_operator.planners.work import Obstacle
 from finetune_operator.status import NOT_YET, Situation, Verdict
 
 MOST_ARTIFACTS = 12
 MOST_WARNINGS = 8
-
-
-def recorded_attempt(observed: Observed, job_name: Callable[[str, int], str]) -> Recorded:
-    """Return what `status.attempt` says."""
-    status = observed.object.status
-    attempt = status.attempt
-    name = job_name(observed.object.metadata.name, attempt.number)
-    return Recorded(
-        number=attempt.number,
-        ended=attempt.ended,
-        ended_time=attempt.ended_time,
-        seen=status.children.job == name,
-    )
-
-
-def begun_attempt(observed: Observed, number: int, *, ranks: int | None = None) -> dict[str, Any]:
-    """Return the updates that record attempt `number`; its Job has not been seen yet."""
-    status, metadata = observed.object.status, observed.object.metadata
-    attempt = AttemptStatus(
-        number=number,
-        generation=metadata.generation,
-        world_size=ranks,
-        created_time=observed.now.replace(microsecond=0),
-    )
-    children = status.children.model_copy(update={"job": None, "config_map": None})
-    return {"attempt": attempt, "children": children}
-
-
-def ended_attempt(observed: Observed, ended: str) -> dict[str, Any]:
-    """Return the updates that record the end of the present attempt."""
-    end = {"ended": ended, "ended_time": observed.now.replace(microsecond=0)}
-    return {"attempt": observed.object.status.attempt.model_copy(update=end)}
 
 
 def seen_attempt(

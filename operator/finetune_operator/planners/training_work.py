@@ -24,13 +24,11 @@ from finetune_operator.manifests.identity import identity, location, spec_digest
 from finetune_operator.manifests.job_pod import GRACE_SECONDS
 from finetune_operator.manifests.owned import Owner, owner
 from finetune_operator.observed import Event, JobFacts, Manifest, Observed
+from finetune_operator.planners.attempt_work import AttemptWork
 from finetune_operator.planners.experiment_of import experiment_of
 from finetune_operator.planners.recorded_attempt import (
     artifacts,
-    begun_attempt,
-    ended_attempt,
     first_refusal,
-    recorded_attempt,
     refused,
     seen_attempt,
     warnings,
@@ -42,7 +40,7 @@ from finetune_operator.planners.training_progress import (
     merged,
     reported,
 )
-from finetune_operator.planners.work import Achievement, Obstacle, Recorded, Work
+from finetune_operator.planners.work import Achievement, Obstacle
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Situation, Verdict
 
 _ENGINE = IndexedJobEngine()
@@ -56,23 +54,17 @@ _MESSAGES = {
 }
 
 
-class TrainingWork(Work):
+class TrainingWork(AttemptWork):
     """Train until the result is verified."""
 
     lost_event = "RanksLost"
-
-    def recorded(self) -> Recorded:
-        """Return the attempt in status."""
-        return recorded_attempt(self.observed, attempt_job)
+    passing = "pods"
 
     def begun(self, number: int) -> dict[str, Any]:
-        """Record an attempt."""
-        ranks = world_size(experiment_of(self.observed).spec.compute)
-        return begun_attempt(self.observed, number, ranks=ranks)
-
-    def ended(self, ended: str) -> dict[str, Any]:
-        """Record the end of an attempt."""
-        return ended_attempt(self.observed, ended) | {"pods": None}
+        """Record an attempt and its size: the spec may name another while it is stopped."""
+        updates = super().begun(number)
+        ranks = {"world_size": world_size(experiment_of(self.observed).spec.compute)}
+        return updates | {"attempt": updates["attempt"].model_copy(update=ranks)}
 
     def obstacle(self) -> Obstacle | None:
         """Return what the operator refuses."""

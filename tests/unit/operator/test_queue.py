@@ -117,6 +117,14 @@ def test_a_job_that_its_owner_never_queued_is_not_taken_for_preempted() -> None:
     assert answer.status["restarts"]["disruption"] == 0
 
 
+def test_a_job_that_somebody_else_suspended_does_not_wait_for_a_quota() -> None:
+    found = our_object(EXPERIMENT, status=prepared(**attempt()))
+    answer = plan(builders.observed(EXPERIMENT, found, jobs=(running(suspended=True),)))
+    assert "not by this operator" in message(answer)
+    assert "quota" not in message(answer)
+    assert condition(answer, "QuotaReserved") == ("True", "AsExpected")
+
+
 def test_suspension_of_a_job_survives_its_projection() -> None:
     manifest = {
         "apiVersion": "batch/v1",
