@@ -55,15 +55,74 @@ NEUTRAL_REASONS: dict[str, str] = {
     "Pending": "not judged yet",
     "NotApplicable": "the condition does not concern this object",
     "SuspendRequested": "runPolicy.suspend is true",
+    "Quarantined": "a damaged checkpoint was set aside, an older one is used; nothing to do",
 }
 
-FAILURE_REASONS: dict[str, tuple[str, str]] = {
+EVENT_REASONS: dict[str, str] = {
+    "RevisionStarted": "spec.rerun began a new revision",
+    "PreparationStarted": "a preparation is created",
+    "AttemptStarted": "an attempt is created; the message names the step it goes on from",
+    "RanksLost": "an attempt of training ended and is repeated; the message names class and rank",
+    "Preempted": "the queue took its quota back; the same attempt waits for it again",
+    "MemoryOffPlan": "the first peak of GPU memory is more than 15 % off the memory plan",
+}
+"""Events beside those that a new reason of Ready is."""
+
+WAITING_REASONS: dict[str, tuple[str, str, str]] = {
     "DependencyNotFound": (
+        "DependenciesReady",
         "a referenced object does not exist",
-        "create it; the run starts by itself",
+        "create it; this goes on by itself",
     ),
-    "DependencyNotReady": ("a referenced object is still working", "wait; starts by itself"),
-    "DependencyFailed": ("a referenced object has failed", "repair it, or refer to another"),
+    "DependencyNotReady": (
+        "DependenciesReady",
+        "a referenced object is still working",
+        "wait; this goes on by itself",
+    ),
+    "DependencyFailed": (
+        "DependenciesReady",
+        "a referenced object has failed",
+        "repair it, or refer to another",
+    ),
+    "WaitingForQuota": (
+        "QuotaReserved",
+        "the queue has no quota for it yet",
+        "wait, or use another queue",
+    ),
+    "Unschedulable": (
+        "PodsReady",
+        "the scheduler finds no node",
+        "as the quoted message says",
+    ),
+    "ImagePullFailed": (
+        "PodsReady",
+        "the image cannot be pulled",
+        "correct the image or its Secret",
+    ),
+    "SecretNotFound": (
+        "PodsReady",
+        "a Secret, key or ConfigMap cannot be mounted",
+        "create it",
+    ),
+    "VolumeNotMounted": (
+        "PodsReady",
+        "a claim is missing, not bound or cannot be mounted",
+        "create or repair it",
+    ),
+    "QuotaExceeded": (
+        "PodsReady",
+        "a ResourceQuota of the namespace refuses a pod",
+        "make room, or ask for less",
+    ),
+    "PodForbidden": (
+        "PodsReady",
+        "admission refuses a pod",
+        "as the quoted message says",
+    ),
+}
+"""Waiting is no failure: each with its condition, what is waited for, and what to do."""
+
+FAILURE_REASONS: dict[str, tuple[str, str]] = {
     "InvalidSpec": ("a rule over several objects is broken", "edit the field in the message"),
     "DeadSetting": ("a setting cannot act in this combination", "remove it, or what disables it"),
     "IncompatibleDataset": (
@@ -109,6 +168,10 @@ FAILURE_REASONS: dict[str, tuple[str, str]] = {
     "NonFiniteLoss": ("NaN or Inf appeared", "lower the rate, clip, look at the data"),
     "ServiceUnavailable": ("a hub or store kept failing", "repair the service"),
     "PeerLost": ("a rank died, retries used up", "look at the node; raise retries.peerLost"),
+    "Hang": (
+        "no rank gave a sign of life within the limit of hangTimeoutSeconds, retries used up",
+        "look at the stacks in the log and at the nodes; raise the limit or retries.hang",
+    ),
     "Disrupted": (
         "drained, evicted or preempted more often than retries.disruption",
         "raise it or use other nodes",
@@ -130,15 +193,13 @@ FAILURE_REASONS: dict[str, tuple[str, str]] = {
     "RefusedByServer": ("the API server refuses a child", "as the quoted message says"),
     "InternalError": ("a bug of the operator", "report it with the operator's log"),
     "StorageUnavailable": ("storage cannot be written", "repair the storage"),
-    "Quarantined": ("a damaged checkpoint was set aside, an older one is used", "nothing to do"),
-    "SecretNotFound": ("a Secret, key or ConfigMap cannot be mounted", "create it"),
-    "WaitingForQuota": ("the queue has no quota for it yet", "wait, or use another queue"),
-    "Unschedulable": ("the scheduler finds no node", "as the quoted message says"),
-    "ImagePullFailed": ("the image cannot be pulled", "correct the image or its Secret"),
-    "PodForbidden": ("admission or quota refuses a pod", "as the quoted message says"),
-    "VolumeNotMounted": ("a claim is missing or cannot be mounted", "create or repair it"),
     "MergeFailed": ("shapes of adapter and base differ", "use the base it was trained on"),
     "VerificationFailed": ("reload, sample or comparison failed", "see the report"),
     "TargetConflict": ("other content is at the target", "set replace, or another path"),
     "TargetUnavailable": ("a target does not answer", "repair it"),
 }
+
+REMEDIES: dict[str, str] = {name: told[-1] for name, told in FAILURE_REASONS.items()} | {
+    name: told[-1] for name, told in WAITING_REASONS.items()
+}
+"""What to do about a reason."""

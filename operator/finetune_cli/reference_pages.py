@@ -50,8 +50,14 @@ def reasons_page() -> str:
         for name in types
     }
     failures = [
-        (f"`{name}`", what, remedy) for name, (what, remedy) in conditions.FAILURE_REASONS.items()
+        (_explained(name), what, remedy)
+        for name, (what, remedy) in conditions.FAILURE_REASONS.items()
     ]
+    waits = [
+        (_explained(name), f"`{on}`", what, remedy)
+        for name, (on, what, remedy) in conditions.WAITING_REASONS.items()
+    ]
+    events = [(f"`{name}`", text) for name, text in conditions.EVENT_REASONS.items()]
     working = {**conditions.PROGRESS_REASONS, **conditions.NEUTRAL_REASONS}
     parts = [
         "# Conditions and reasons",
@@ -60,10 +66,22 @@ def reasons_page() -> str:
         table(("Condition", "Kinds"), [(f"`{n}`", ", ".join(k)) for n, k in kinds.items()]),
         "## Work",
         table(("Reason", "Means"), [(f"`{n}`", text) for n, text in working.items()]),
+        "## Waiting",
+        "What is waited for; `Ready` says the stage, and its message the same words.",
+        table(("Reason", "Condition", "What is waited for", "What to do"), waits),
         "## Failures",
+        "Each reason leads to its section in the runbook. Findings of data checks stand in "
+        "`Validated` by their own names, listed in the report of the Dataset.",
         table(("Reason", "What happened", "What to do"), failures),
+        "## Events",
+        "A change of the reason of `Ready` is an event of that reason. Besides:",
+        table(("Event", "Tells that"), events),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _explained(reason: str) -> str:
+    return f"[`{reason}`](../runbook.md#{reason.lower()})"
 
 
 def exit_codes_page() -> str:

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from finetune_api.conditions import FAILURE_REASONS
+from finetune_api.conditions import REMEDIES
 from finetune_api.names import DATASET, EXPERIMENT, EXPORT
 from finetune_cli.run_rows import State, conditions_of, perplexity, row_of
 from finetune_operator.cluster.local_cluster import LocalCluster
@@ -114,8 +114,8 @@ class Summary:
             Text.assemble((reason, "bold red")),
             *(told or [Text(message.removeprefix(f"{reason}: "))]),
         ]
-        if reason in FAILURE_REASONS:
-            lines.append(Text.assemble(("what to do: ", "bold"), FAILURE_REASONS[reason][1]))
+        if reason in REMEDIES:
+            lines.append(Text.assemble(("what to do: ", "bold"), REMEDIES[reason]))
         lines.append(Text())
         lines += [_place("log", path) for path in self._logs(item)[-1:]]
         lines += self._places(item)[1:]

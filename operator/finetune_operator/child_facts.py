@@ -37,6 +37,8 @@ _METADATA = (
     "creationTimestamp",
     "deletionTimestamp",
 )
+CREATING = "ContainerCreating"
+"""The reason of a container that waits for volumes, its sandbox or its image."""
 _PHASES = ("Pending", "Running", "Succeeded", "Failed")
 _MESSAGE = 256
 
@@ -205,7 +207,10 @@ def _waiting(status: Manifest, conditions: Mapping[str, Manifest]) -> tuple[str,
         return str(scheduled.get("reason", "")), str(scheduled.get("message", ""))[:_MESSAGE]
     for item in _containers(status):
         if waiting := (item.get("state") or {}).get("waiting"):
-            return str(waiting.get("reason", "")), str(waiting.get("message") or "")[:_MESSAGE]
+            reason = str(waiting.get("reason", ""))
+            if reason == CREATING and _is_true(conditions, "PodReadyToStartContainers"):
+                return None  # volumes and network are there: the image is pulled
+            return reason, str(waiting.get("message") or "")[:_MESSAGE]
     return None
 
 

@@ -28,7 +28,7 @@ from finetune_operator.child_facts import controller, project
 from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import JOBS, OURS, PODS
 from finetune_operator.errors import MalformedError
-from finetune_operator.gathered_children import GatheredChildren, headway_seconds
+from finetune_operator.gathered_children import GatheredChildren, asked_about, headway_seconds
 from finetune_operator.object_cache import ObjectCache, owner_key
 from finetune_operator.observed import JobFacts, Key, Manifest, Observed, OurObject, Policy
 from finetune_operator.status import is_final
@@ -108,12 +108,12 @@ class Gather:
                     children.add(project(_with_kind(pod, PODS.api_version, PODS.kind)))
 
     async def _reasons_of_no_headway(self, children: GatheredChildren) -> None:
-        """Ask the events of a Job that has no pod yet: only they name quota and Pod Security."""
+        """Ask events where a Job has no pod, or one without its volumes: only they say why."""
         for job in children.jobs():
             wait = headway_seconds(job, self._cluster.now())
             if wait is not None and wait <= 0:
                 asked = self._cluster.queue_about if job.suspended else self._cluster.warning_about
-                children.note(job.ref.uid, await asked(job.ref))
+                children.note(job.ref.uid, await asked(asked_about(job)))
 
     async def _references(self, key: Key, found: OurObject) -> Mapping[Key, OurObject | None]:
         wanted = references_of(key, found)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from finetune_api.names import OWNER_UID_ANNOTATION
 from finetune_api.run_progress import Progress
-from finetune_operator.child_facts import controller, job_facts, pod_facts
+from finetune_operator.child_facts import CREATING, controller, job_facts, pod_facts
 from finetune_operator.object_cache import ObjectCache
-from finetune_operator.observed import JobFacts, Key, Manifest, PodFacts
+from finetune_operator.observed import ChildRef, JobFacts, Key, Manifest, PodFacts
 
 HEADWAY_SECONDS = 15.0
-"""A Job that has no pod for so long is asked for the reason."""
+"""A Job whose pods do not exist, or not start, for so long is asked for the reason."""
 
 
 class GatheredChildren:
@@ -59,7 +60,7 @@ class GatheredChildren:
                 job,
                 pods.get(uid, ()),
                 gone=gone,
-                progress=self._progress(uid, job),
+                progress=self._progress(job, pods.get(uid, ())),
                 message=self._messages.get(uid, ""),
             )
             for uid, (job, gone) in sorted(known.items())
@@ -81,17 +82,33 @@ class GatheredChildren:
         annotations = pod["metadata"].get("annotations") or {}
         return bool(annotations.get(OWNER_UID_ANNOTATION, self._uid) == self._uid)
 
-    def _progress(self, job_uid: str, job: Manifest) -> Progress | None:
-        told = self._cache.progress(job_uid)
-        attempt = job_facts(job).attempt
-        return told if told and told.run == f"{self._uid}/{attempt}" else None
+    def _progress(self, job: Manifest, pods: Iterable[PodFacts]) -> Progress | None:
+        """Return what the Job's present pods answered; those it had before a stop are history."""
+        run = f"{self._uid}/{job_facts(job).attempt}"
+        told = (self._cache.progress(pod.uid) for pod in pods if not pod.gone)
+        return next((one for one in told if one and one.run == run), None)
 
 
 def headway_seconds(job: JobFacts, now: datetime) -> float | None:
-    """Return until when a Job without pods is given time; None if it needs none."""
-    if job.pods or job.gone or job.complete or job.failed or job.created is None:
+    """Return until when a Job that makes no headway is given time; None if it needs none."""
+    if job.gone or job.complete or job.failed or job.created is None:
+        return None
+    if job.pods and held_pod(job) is None:
         return None
     return (job.created - now).total_seconds() + HEADWAY_SECONDS
+
+
+def held_pod(job: JobFacts) -> PodFacts | None:
+    """Return the first pod on a node whose volumes are awaited: its status does not say why."""
+    pods = () if job.suspended else job.pods
+    held = (pod for pod in pods if pod.bound and pod.may_run and not pod.deleting)
+    return next((pod for pod in held if pod.waiting and pod.waiting[0] == CREATING), None)
+
+
+def asked_about(job: JobFacts) -> ChildRef:
+    """Return the child whose events say what keeps a Job from making headway."""
+    pod = held_pod(job)
+    return ChildRef("v1", "Pod", job.ref.namespace, pod.name, pod.uid, "") if pod else job.ref
 
 
 def _name(manifest: Manifest) -> str:

@@ -123,16 +123,17 @@ class Pod:
         self._signal(signal.SIGUSR1)
         time.sleep(STACKS_SECONDS)
         names = ", ".join(map(str, hanging))
-        self._kill(f"no progress of rank {names}; the stacks of all ranks are in the log")
+        why = f"no progress of rank {names}; the stacks of all ranks are in the log"
+        self._kill(why, reason="Hang")
 
-    def _kill(self, why: str) -> None:
+    def _kill(self, why: str, *, reason: str = "PeerLost") -> None:
         """End all ranks that are left; that is never the cause of anything."""
         self._signal(signal.SIGKILL)
         for rank, process in self._processes.items():
             process.wait()
             self._outcomes[rank] = Outcome(
                 failure_class=FailureClass.PEER_LOST,
-                reason="PeerLost",
+                reason=reason,
                 rank=rank,
                 step=self.pulse(rank).steps,
                 message=f"rank {rank}: {why}",
@@ -142,6 +143,11 @@ class Pod:
     def pulse(self, rank: int) -> Pulse:
         """Return what a rank last told."""
         return pulse(self._folder.heartbeat(rank))
+
+    def silent_seconds(self) -> float | None:
+        """Return how long the most silent rank that runs has not beaten; None if none ever did."""
+        beats = [beat for rank in list(self._processes) if (beat := self.pulse(rank).beat)]
+        return max(0.0, time.monotonic() - min(beats)) if beats else None
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes.values():
@@ -188,15 +194,15 @@ def _answers(config: TrainingConfig, folder: RankFolder, pod: Pod) -> Answers:
 
 
 def _progress(config: TrainingConfig, folder: RankFolder, pod: Pod) -> Progress:
-    """Return rank 0's answer with the age of its last step; `Starting` before there is one."""
+    """Return rank 0's answer with the ages of its signs; `Starting` before there is one."""
     content = folder.read("progress.json")
     if content is None:
         return Progress(run=config.identity.run, phase="Starting", ranks_expected=config.ranks)
     progress, told = Progress.model_validate_json(content), pod.pulse(0)
-    if not told.step_time:
-        return progress
-    age = max(0.0, time.monotonic() - told.step_time)
-    return progress.model_copy(update={"seconds_since_step": age})
+    ages: dict[str, float | None] = {"silent_seconds": pod.silent_seconds()}
+    if told.step_time:
+        ages["seconds_since_step"] = max(0.0, time.monotonic() - told.step_time)
+    return progress.model_copy(update=ages)
 
 
 def _failed(outcome: Outcome) -> bool:

@@ -66,10 +66,13 @@ def cluster_error(answer: Answer) -> ClusterError:
 def newest_warning(events: Iterable[Manifest]) -> str:
     """Return the newest of some Warning events as `Reason: message`, or ''.
 
-    A refused pod is named anew at each try; without its name the sentence stays the same.
+    A refused pod is named anew at each try; without its name the sentence stays the same. What
+    the scheduler says now stands in the pod itself, its events may be of the past.
     """
     newest = max(
-        events, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "", default={}
+        (event for event in events if event.get("reason") != "FailedScheduling"),
+        key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "",
+        default={},
     )
     message = _POD_NAME.sub("pods", str(newest.get("message", "")))[:LONGEST_MESSAGE]
     return f"{newest.get('reason', '')}: {message}" if message else ""

@@ -112,3 +112,10 @@ def test_the_newest_warning_is_quoted_without_the_name_that_changes_at_each_try(
 
 def test_no_events_say_nothing():
     assert newest_warning([]) == ""
+
+
+def test_what_the_scheduler_once_said_is_no_warning_of_today():
+    old = {"lastTimestamp": "2", "reason": "FailedScheduling", "message": "0/3 nodes"}
+    new = {"lastTimestamp": "1", "reason": "FailedMount", "message": 'secret "s3" not found'}
+    assert newest_warning([old, new]) == 'FailedMount: secret "s3" not found'
+    assert newest_warning([old]) == ""

@@ -95,6 +95,18 @@ def test_only_the_trainer_speaks_for_its_pod() -> None:
     assert pod_facts(a_pod(phase="Failed", **status)).exit_code is None
 
 
+@pytest.mark.parametrize(
+    ("mounted", "waiting"), [("False", ("ContainerCreating", "")), ("True", None)]
+)
+def test_a_pod_with_its_volumes_waits_for_nothing_but_its_image(
+    mounted: str, waiting: tuple[str, str] | None
+) -> None:
+    conditions = [{"type": "PodReadyToStartContainers", "status": mounted, "message": ""}]
+    state = a_container(waiting={"reason": "ContainerCreating"})
+    found = a_pod(phase="Pending", conditions=conditions, **state)
+    assert pod_facts(project(found)).waiting == waiting
+
+
 def test_an_unknown_phase_may_still_run() -> None:
     facts = pod_facts(a_pod(phase="Surprise"))
     assert (facts.phase, facts.may_run) == ("Unknown", True)

@@ -97,9 +97,9 @@ def test_a_killed_rank_is_unknown_and_its_peer_is_an_echo(pod):
     assert "signal 9" in outcome.message
 
 
-def test_a_rank_that_hangs_is_ended_as_peer_lost(pod):
+def test_a_rank_that_hangs_is_ended_as_peer_lost_by_a_hang(pod):
     outcome = pod("beat(); time.sleep(600)", hang_timeout=1).outcome()
-    assert (outcome.failure_class, outcome.step) == ("PeerLost", 3)
+    assert (outcome.failure_class, outcome.reason, outcome.step) == ("PeerLost", "Hang", 3)
     assert "stacks" in outcome.message
 
 
