@@ -36,10 +36,10 @@ demo: setup ## Fine-tune a small model on this machine from three manifests, not
 	@$(BIN)/finetune run --work-dir $(WORK_DIR) -f examples/quickstart/
 
 test: setup ## Unit and integration tests: no root, no cluster
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test-kills: setup ## The whole sweep of strategies, worlds and kills (long)
-	@$(BIN)/python -m pytest -m sweep tests/invariants
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal -m sweep tests/invariants
 
 verify: setup ## Generated files, formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check operator trainer_image tests examples dashboards benchmarks

@@ -141,14 +141,14 @@ class TrainingGround:
         self, process: subprocess.Popen[bytes], config: dict[str, Any]
     ) -> tuple[int, Outcome]:
         """Wait for a started attempt; return exit code and last word."""
-        code = process.wait(timeout=120)
+        code = process.wait(timeout=280)
         path = self.folder / f"last-word-{config['identity']['attempt']}.json"
         return code, Outcome.model_validate_json(path.read_bytes())
 
     def at_step(self, config: dict[str, Any], step: int) -> dict[int, int]:
         """Wait until an attempt has taken `step` steps; return the process ids of its ranks."""
         scratch = self.folder / f"scratch-{config['identity']['attempt']}"
-        for _ in range(1200):
+        for _ in range(4800):
             paths = scratch.glob("ranks-*/progress.json")
             if any(json.loads(path.read_bytes())["step"] >= step for path in paths):
                 return self._rank_processes(scratch)
@@ -222,7 +222,7 @@ class Ranks:
 
     def at_step(self, step: int) -> None:
         """Wait until rank 0 has taken `step` steps."""
-        for _ in range(2400):
+        for _ in range(9600):
             if pulse(self.folder.heartbeat(0)).steps >= step:
                 return
             time.sleep(0.025)
