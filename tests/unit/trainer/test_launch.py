@@ -54,11 +54,26 @@ def test_a_rank_without_last_word_is_classified_by_how_it_ended(code, killed, fa
     assert (outcome.failure_class, outcome.rank, outcome.step) == (failure, 3, 12)
 
 
-def test_kills_for_memory_are_read_from_the_control_group(tmp_path, monkeypatch):
-    monkeypatch.setattr(first_cause, "MEMORY_EVENTS", tmp_path / "memory.events")
+@pytest.mark.parametrize(
+    ("events", "limit"),
+    [
+        pytest.param("memory.events", "memory.max", id="v2"),
+        pytest.param("memory/memory.oom_control", "memory/memory.limit_in_bytes", id="v1"),
+    ],
+)
+def test_kills_for_memory_and_the_limit_are_read_from_the_control_group(
+    tmp_path, monkeypatch, events, limit
+):
+    monkeypatch.setattr(first_cause, "MEMORY", tmp_path)
     assert out_of_memory_kills() == 0
-    (tmp_path / "memory.events").write_text("low 0\noom 4\noom_kill 2\noom_group_kill 1\n")
+    killed = outcome_of_exit(0, -signal.SIGKILL, 0, out_of_memory=True)
+    assert "the pod's memory limit was reached" in killed.message
+    (tmp_path / "memory").mkdir()
+    (tmp_path / events).write_text("low 0\noom 4\noom_kill_disable 0\noom_kill 2\n")
+    (tmp_path / limit).write_text(f"{784 << 20}\n")
     assert out_of_memory_kills() == 2
+    killed = outcome_of_exit(0, -signal.SIGKILL, 0, out_of_memory=True)
+    assert "the pod's memory limit of 784Mi was reached" in killed.message
 
 
 @pytest.mark.parametrize(
