@@ -40,6 +40,7 @@ class FailureClass(StrEnum):
     EXTERNAL_SERVICE = "ExternalService"
     PEER_LOST = "PeerLost"
     DISRUPTION = "Disruption"
+    HANG = "Hang"
     START_TIMEOUT = "StartTimeout"
     DEADLINE = "Deadline"
     UNKNOWN = "Unknown"

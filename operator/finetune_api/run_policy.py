@@ -38,6 +38,8 @@ class TrainingRetries(Retries):
 
     peer_lost: int = Field(default=5, ge=0, le=1000)
     """peerLost: exit 40 without a better cause; all ranks restart from the newest checkpoint."""
+    hang: int = Field(default=3, ge=0, le=1000)
+    """hang: silence beyond twice the limit of hangTimeoutSeconds, seen by the operator."""
 
 
 class RunPolicy(ApiModel):
@@ -84,7 +86,8 @@ class TrainingRunPolicy(RunPolicy):
     """onGpuOutOfMemory: ReduceBatch makes the next attempt with half the tokens per micro-batch;
     the samples of a step, and so the update, stay the same."""
     hang_timeout_seconds: int = Field(default=600, ge=0, le=86400)
-    """hangTimeoutSeconds without a step dumps stacks and restarts all ranks; 0 = off."""
+    """hangTimeoutSeconds without a sign of life, and ten median steps, ends a pod's ranks with
+    their stacks in the log and restarts all; after twice that the operator does; 0 = off."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

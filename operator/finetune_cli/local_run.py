@@ -115,11 +115,12 @@ class LocalRun:
                 self._view.say(problem)
 
     def _progress(self, key: Key) -> Progress | None:
-        """Return the progress of the newest Job of an object that still runs."""
+        """Return what the newest pod of an object that still runs answered."""
         cache = self._assembly.cache
-        jobs = [child for child in cache.children(key, "Job") if not child.gone]
-        running = [job for job in jobs if not job.manifest()["status"].get("conditions")]
-        return cache.progress(running[-1].key[2]) if running else None
+        pods = [child for child in cache.children(key, "Pod") if not child.gone]
+        running = [pod for pod in pods if pod.manifest()["status"].get("phase") == "Running"]
+        told = (cache.progress(pod.key[2]) for pod in reversed(running))
+        return next((one for one in told if one), None)
 
     def _pods_remain(self) -> bool:
         return any(

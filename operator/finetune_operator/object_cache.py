@@ -152,13 +152,13 @@ class ObjectCache:
         """Return the keys that wait for `reference`."""
         return frozenset(self._awaited.get(reference, ()))
 
-    def store_progress(self, job_uid: str, progress: Progress) -> None:
-        """Remember the newest progress of a Job's run."""
-        self._progress[job_uid] = progress
+    def store_progress(self, pod_uid: str, progress: Progress) -> None:
+        """Remember what a pod answered last."""
+        self._progress[pod_uid] = progress
 
-    def progress(self, job_uid: str) -> Progress | None:
-        """Return the progress last pulled from the Job with this UID."""
-        return self._progress.get(job_uid)
+    def progress(self, pod_uid: str) -> Progress | None:
+        """Return what the pod with this UID answered last."""
+        return self._progress.get(pod_uid)
 
     def _release_departed(self, owner: Key, body: Manifest) -> None:
         """Drop vanished children whose end needs no judging any more."""

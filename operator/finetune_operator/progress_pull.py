@@ -73,9 +73,9 @@ class ProgressPull:
             metrics.PROGRESS_PULLS.labels("foreign").inc()
             return
         metrics.PROGRESS_PULLS.labels("answered").inc()
-        job_uid = _controller_uid(pod)
-        if self._cache.progress(job_uid) != told:
-            self._cache.store_progress(job_uid, told)
+        pod_uid = pod["metadata"]["uid"]
+        if self._cache.progress(pod_uid) != told:
+            self._cache.store_progress(pod_uid, told)
             self._queue.add(key, lane=Lane.PATIENT)
 
     def _spokesmen(self, key: Key) -> list[Manifest]:
@@ -88,8 +88,3 @@ def _speaks(pod: Manifest) -> bool:
     index = pod["metadata"].get("annotations", {}).get(INDEX_ANNOTATION, "0")
     status = pod["status"]
     return bool(index == "0" and status.get("phase") == "Running" and status.get("podIP"))
-
-
-def _controller_uid(pod: Manifest) -> str:
-    owners: list[Manifest] = pod["metadata"].get("ownerReferences") or []
-    return next((owner["uid"] for owner in owners if owner.get("controller")), "")

@@ -1,6 +1,7 @@
-"""Deadlines of an attempt, from times that the operator itself recorded.
+"""For what an attempt is ended though it could go on: its deadlines, and a hang.
 
-Suspended time and time in a queue cost nothing; clocks of two machines are never compared.
+Deadlines compare with times that the operator itself recorded. Suspended time and time in a queue
+cost nothing; clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ from finetune_operator.observed import JobFacts
 from finetune_operator.planners.failure_class import End
 from finetune_operator.planners.life import Life
 from finetune_operator.planners.pods_ready import waiting_message
+from finetune_operator.planners.stall import stall
 
 START, ACTIVE, QUEUE = "StartTimeout", "DeadlineExceeded", "QueueDeadlineExceeded"
+HANG = "Hang"
+_TRIED_AGAIN = {START: FailureClass.START_TIMEOUT, HANG: FailureClass.HANG}
+_LATER = {HANG: "its ranks showed no sign of life within the limit of runPolicy.hangTimeoutSeconds"}
+"""What is said of an end whose cause cannot be looked at any more."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,8 @@ class Deadline:
     message: str
 
     def end(self) -> End:
-        """Return the end of an attempt that passed it; only a start is tried again."""
-        failure = FailureClass.START_TIMEOUT if self.reason == START else FailureClass.DEADLINE
+        """Return the end of an attempt that passed it."""
+        failure = _TRIED_AGAIN.get(self.reason, FailureClass.DEADLINE)
         return End(failure, self.reason, self.message)
 
 
@@ -43,7 +49,8 @@ def recorded_deadline(life: Life) -> Deadline | None:
     if reason is None or life.work.component != "attempt":
         return None
     live = (one for one in _deadlines(life, stopping=True) if one.reason == reason)
-    return next(live, Deadline(reason, life.now, "a deadline of runPolicy had passed"))
+    lifted = _LATER.get(reason, "a deadline of runPolicy had passed")
+    return next(live, Deadline(reason, life.now, lifted))
 
 
 def next_deadline_seconds(life: Life) -> float | None:
@@ -93,3 +100,5 @@ def _deadlines(life: Life, *, stopping: bool = False) -> Iterator[Deadline]:
             f"not all of it was up within runPolicy.startDeadlineSeconds "
             f"{policy.start_deadline_seconds}{because}",
         )
+    if silence := stall(life.job, policy):
+        yield Deadline(HANG, life.now, silence)

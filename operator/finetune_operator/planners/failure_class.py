@@ -25,6 +25,7 @@ REASONS: dict[FailureClass, str] = {
     FailureClass.PEER_LOST: "PeerLost",
     FailureClass.DISRUPTION: "Disrupted",
     FailureClass.UNKNOWN: "UnknownError",
+    FailureClass.HANG: "Hang",
     FailureClass.START_TIMEOUT: "StartTimeout",
     FailureClass.DEADLINE: "DeadlineExceeded",
 }

@@ -13,6 +13,7 @@ _COUNTERS: dict[FailureClass, str] = {
     FailureClass.EXTERNAL_SERVICE: "external_service",
     FailureClass.UNKNOWN: "unknown",
     FailureClass.PEER_LOST: "peer_lost",
+    FailureClass.HANG: "hang",
     FailureClass.GPU_OUT_OF_MEMORY: "gpu_out_of_memory",
     FailureClass.START_TIMEOUT: "start_timeout",
 }

@@ -154,6 +154,7 @@ def test_only_listed_classes_are_repeated_and_never_beyond_their_budget(
         FailureClass.EXTERNAL_SERVICE: 3,
         FailureClass.UNKNOWN: 3,
         FailureClass.PEER_LOST: 5,
+        FailureClass.HANG: 3,
         FailureClass.START_TIMEOUT: 5,
     }
     restarts, times = Restarts(), 0

@@ -197,11 +197,21 @@ async def test_a_finished_object_costs_no_read() -> None:
     ("run", "known"), [(f"{UID}/1", True), (f"{UID}/2", False), ("x/1", False)]
 )
 async def test_progress_of_another_run_is_ignored(run: str, known: bool) -> None:
-    cache = cache_with(running(), child("Job", "assistant-a1"))
+    cache = cache_with(running(), child("Job", "assistant-a1"), a_pod("rank-0"))
     told = builders.progress("Training").model_copy(update={"run": run})
-    cache.store_progress("uid-assistant-a1", told)
+    cache.store_progress("uid-rank-0", told)
     found = await gathered(ReadOnlyCluster(), cache)
     assert (found.jobs[0].progress is not None) is known
+
+
+async def test_what_a_pod_answered_is_forgotten_with_it() -> None:
+    """A queue may stop and start the same Job: its next pods have not answered yet."""
+    job, old, new = child("Job", "assistant-a1"), a_pod("rank-0"), a_pod("rank-0-again")
+    cache = cache_with(running(), job, old, new)
+    cache.store_progress("uid-rank-0", builders.progress("Training"))
+    cache.forget_child(("Pod", NAMESPACE, "uid-rank-0"))
+    found = await gathered(ReadOnlyCluster(), cache)
+    assert found.jobs[0].progress is None
 
 
 async def test_an_object_that_does_not_fit_its_schema_is_named() -> None:

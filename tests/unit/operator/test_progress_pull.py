@@ -53,7 +53,7 @@ class Ground:
     async def told(self, raw: bytes) -> Progress | None:
         self.cluster.answers["rank-0"] = raw
         await self.pull.pull(RUN)
-        return self.cache.progress(JOB_UID)
+        return self.cache.progress("pod-0")
 
 
 async def test_rank_zero_is_asked_and_its_answer_wakes_the_key():
@@ -100,4 +100,4 @@ async def test_a_silent_pod_is_no_error():
 async def test_pods_that_cannot_speak_for_the_run_are_not_asked(item):
     ground = Ground(item)
     await ground.pull.pull(RUN)  # no answer is prepared: asking would fail
-    assert ground.cache.progress(JOB_UID) is None
+    assert ground.cache.progress(item["metadata"]["uid"]) is None

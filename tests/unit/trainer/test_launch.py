@@ -7,9 +7,10 @@ import signal
 import pytest
 
 from finetune_api.run_outcome import FailureClass, Outcome
-from finetune_trainer import cores, first_cause
+from finetune_trainer import cores, first_cause, launch
 from finetune_trainer.first_cause import out_of_memory_kills, outcome_of_exit
-from finetune_trainer.watchdog import Heartbeat, Pulse, pulse
+from finetune_trainer.rank_folder import RankFolder
+from finetune_trainer.watchdog import FORM, Heartbeat, Pulse, pulse
 
 
 def ended(**classes: FailureClass):
@@ -100,6 +101,20 @@ def test_a_heartbeat_is_read_by_another_process_as_it_was_told(tmp_path):
     assert (told.steps, told.median_step_seconds) == (7, 0.5)
     assert told.beat >= told.step_time > 0
     assert pulse(tmp_path / "heartbeat-1") == Pulse()
+
+
+class Alive:
+    """A rank process of which nothing is asked."""
+
+
+def test_a_pod_tells_how_long_its_most_silent_rank_has_been_silent(tmp_path, monkeypatch):
+    pod = launch.Pod(config=None, folder=RankFolder(tmp_path))
+    assert pod.silent_seconds() is None
+    monkeypatch.setattr(launch.time, "monotonic", lambda: 1000.0)
+    for rank, beat in enumerate((990.0, 940.0, 0.0, 100.0)):
+        (tmp_path / f"heartbeat-{rank}").write_bytes(FORM.pack(beat, 0.0, 0.0, 0))
+    pod._processes = {rank: Alive() for rank in range(3)}  # rank 3 has ended, rank 2 is starting
+    assert pod.silent_seconds() == 60.0
 
 
 @pytest.mark.parametrize(
