@@ -60,7 +60,10 @@ def project(manifest: Manifest) -> Manifest:
     if kept["kind"] == "Job":
         kept["spec"] = {"suspend": bool((manifest.get("spec") or {}).get("suspend"))}
     if kept["kind"] == "Pod":
-        kept["spec"] = {"nodeName": (manifest.get("spec") or {}).get("nodeName", "")}
+        kept["spec"] = {
+            "nodeName": (manifest.get("spec") or {}).get("nodeName", ""),
+            "containers": _memory_limits(_memory_limit(manifest)),
+        }
         kept["status"] |= {
             "phase": status.get("phase", "Unknown"),
             "reason": status.get("reason", ""),
@@ -88,6 +91,7 @@ def pod_facts(manifest: Manifest, *, gone: bool = False) -> PodFacts:
         gone=gone,
         disrupted=_is_true(conditions, "DisruptionTarget"),
         out_of_memory=terminated.get("reason") == "OOMKilled",
+        memory_limit=_memory_limit(manifest),
         exit_code=terminated.get("exitCode"),
         outcome=outcome(terminated.get("message")),
         reason=str(status.get("reason") or ""),
@@ -172,6 +176,18 @@ def _conditions(status: Manifest) -> dict[str, Manifest]:
 
 def _is_true(conditions: Mapping[str, Manifest], name: str) -> bool:
     return conditions.get(name, {}).get("status") == "True"
+
+
+def _memory_limit(manifest: Manifest) -> str:
+    """Return the memory limit of a pod's trainer, or an empty text."""
+    for item in (manifest.get("spec") or {}).get("containers") or ():
+        if item.get("name") == CONTAINER:
+            return str(((item.get("resources") or {}).get("limits") or {}).get("memory", ""))
+    return ""
+
+
+def _memory_limits(limit: str) -> list[Manifest]:
+    return [{"name": CONTAINER, "resources": {"limits": {"memory": limit}}}] if limit else []
 
 
 def _containers(status: Manifest) -> list[Manifest]:

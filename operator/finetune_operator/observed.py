@@ -57,6 +57,7 @@ class PodFacts:
     gone: bool = False
     disrupted: bool = False
     out_of_memory: bool = False
+    memory_limit: str = ""
     exit_code: int | None = None
     outcome: Outcome | None = None
     reason: str = ""

@@ -84,8 +84,11 @@ def _a_named_cause(job: JobFacts) -> End | None:
 
 def _memory_ran_out(job: JobFacts) -> End | None:
     pod = _first(job.pods, lambda pod: pod.out_of_memory)
-    message = "the container was killed at its memory limit"
-    return None if pod is None else _end(FailureClass.RESOURCES_EXHAUSTED, pod, message=message)
+    if pod is None:
+        return None
+    limit = f" of {pod.memory_limit}" if pod.memory_limit else ""
+    message = f"the container was killed at its memory limit{limit}; raise compute.resources"
+    return _end(FailureClass.RESOURCES_EXHAUSTED, pod, message=message)
 
 
 def _a_disk_ran_full(job: JobFacts) -> End | None:

@@ -107,6 +107,14 @@ def test_a_pod_with_its_volumes_waits_for_nothing_but_its_image(
     assert pod_facts(project(found)).waiting == waiting
 
 
+def test_a_pod_killed_for_memory_tells_its_limit() -> None:
+    found = PODS["out of memory"]
+    limits = {"name": "trainer", "resources": {"limits": {"memory": "784Mi"}}}
+    facts = pod_facts(project(found | {"spec": {"containers": [limits]}}))
+    assert (facts.out_of_memory, facts.memory_limit) == (True, "784Mi")
+    assert pod_facts(project(found)).memory_limit == ""
+
+
 def test_an_unknown_phase_may_still_run() -> None:
     facts = pod_facts(a_pod(phase="Surprise"))
     assert (facts.phase, facts.may_run) == ("Unknown", True)

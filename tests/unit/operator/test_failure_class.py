@@ -80,6 +80,11 @@ def test_the_cause_is_found_behind_what_it_caused(
     assert (end.failure, end.reason, end.rank) == (failure, reason, 1)
 
 
+def test_a_pod_killed_at_its_memory_limit_names_the_limit() -> None:
+    killed = pod(1, "Failed", exit_code=137, out_of_memory=True, memory_limit="784Mi")
+    assert "at its memory limit of 784Mi" in end_of(job(EXPERIMENT, pods=(killed,))).message
+
+
 @pytest.mark.parametrize(
     ("pods", "failure"),
     [
