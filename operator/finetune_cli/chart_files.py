@@ -1,4 +1,4 @@
-"""The generated files of the Helm chart: CRDs, rules of the roles, schema of the values."""
+"""The generated files of the Helm chart: CRDs, rules of roles and admission, schema of values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api.crds import crds
 from finetune_api.names import PLURALS
+from finetune_cli.admission_rules import admission_rules, preset_values
 from finetune_cli.chart_values import values_schema
 from finetune_cli.write_manifests import manifest_yaml
 from finetune_operator.cluster.api_transport import RIGHTS
@@ -28,6 +29,7 @@ def chart_files() -> dict[str, str]:
         for kind, crd in crds().items()
     }
     files[f"{CHART}/templates/_rules.tpl"] = rules_template()
+    files[f"{CHART}/templates/_admission.tpl"] = admission_template()
     files[f"{CHART}/values.schema.json"] = json.dumps(values_schema(), indent=2) + "\n"
     return files
 
@@ -54,9 +56,27 @@ def rules_template() -> str:
                     "resources": list(right.resources),
                     "verbs": list(right.verbs),
                 }
-                parts += [f"# {right.why}\n", manifest_yaml_list(rule)]
+                parts += _switched(f"# {right.why}\n{manifest_yaml_list(rule)}", right.setting)
         parts.append("{{- end }}\n")
     return "".join(parts)
+
+
+def _switched(text: str, setting: str) -> list[str]:
+    """Return a rule, behind the setting that switches its feature on."""
+    if not setting:
+        return [text]
+    return [f"{{{{- if .Values.settings.{setting} }}}}\n", text, "{{- end }}\n"]
+
+
+def admission_template() -> str:
+    """Return what the admission policies ask, as JSON per policy and plural."""
+    named = {"rules": admission_rules(), "presets": preset_values()}
+    parts = [
+        f'{{{{- define "finetune.admission.{name}" -}}}}\n{json.dumps(value, indent=1)}\n'
+        "{{- end }}\n"
+        for name, value in named.items()
+    ]
+    return GENERATED + "".join(parts)
 
 
 def manifest_yaml_list(rule: dict[str, list[str]]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from pydantic.alias_generators import to_camel
+from pydantic import Field, StringConstraints
 
+from finetune_cli.admission_values import Admission
+from finetune_cli.chart_block import ChartBlock
 from finetune_operator.settings import Settings
 
 Texts = dict[str, str]
@@ -27,13 +28,7 @@ SET_BY_THE_CHART = frozenset(
 """Settings that follow from other values, or from where the release is installed."""
 
 
-class _Values(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", alias_generator=to_camel, use_attribute_docstrings=True
-    )
-
-
-class Image(_Values):
+class Image(ChartBlock):
     """A container image."""
 
     repository: str = Field(min_length=1)
@@ -46,14 +41,14 @@ class Image(_Values):
     """pullPolicy of the image."""
 
 
-class Trainer(_Values):
+class Trainer(ChartBlock):
     """What job pods run."""
 
     image: Image
     """image of all job pods, unless an object names its own."""
 
 
-class CustomResourceDefinitions(_Values):
+class CustomResourceDefinitions(ChartBlock):
     """What happens to the CRDs."""
 
     install: bool = True
@@ -62,7 +57,7 @@ class CustomResourceDefinitions(_Values):
     """keep them when the release is uninstalled."""
 
 
-class Rbac(_Values):
+class Rbac(ChartBlock):
     """Roles of operator and users."""
 
     create: bool = True
@@ -71,7 +66,7 @@ class Rbac(_Values):
     """aggregate the kinds to the cluster's own roles view, edit and admin."""
 
 
-class ServiceAccount(_Values):
+class ServiceAccount(ChartBlock):
     """The operator's account."""
 
     create: bool = True
@@ -82,7 +77,7 @@ class ServiceAccount(_Values):
     """annotations of the account."""
 
 
-class Monitor(_Values):
+class Monitor(ChartBlock):
     """A monitor of the Prometheus operator."""
 
     enabled: bool = False
@@ -93,7 +88,7 @@ class Monitor(_Values):
     """labels by which a Prometheus selects it."""
 
 
-class Metrics(_Values):
+class Metrics(ChartBlock):
     """How Prometheus finds operator and job pods."""
 
     service_monitor: Monitor
@@ -102,7 +97,7 @@ class Metrics(_Values):
     """podMonitor is for job pods."""
 
 
-class Dashboards(_Values):
+class Dashboards(ChartBlock):
     """Grafana dashboards as ConfigMaps."""
 
     enabled: bool = True
@@ -113,7 +108,7 @@ class Dashboards(_Values):
     """annotations, for example of the folder."""
 
 
-class ChartValues(_Values):
+class ChartValues(ChartBlock):
     """Values of the chart finetune-operator."""
 
     global_: dict[str, Any] = Field(default_factory=dict, alias="global")
@@ -134,6 +129,8 @@ class ChartValues(_Values):
     """crds are the CustomResourceDefinitions."""
     rbac: Rbac
     """rbac is who may do what."""
+    admission: Admission
+    """admission are policies of the API server about objects of ours."""
     service_account: ServiceAccount
     """serviceAccount of the operator."""
     resources: dict[str, Any]

@@ -197,6 +197,29 @@ def test_monitors_are_rendered_only_where_their_kinds_exist():
 
 
 @needs_helm
+@pytest.mark.parametrize("scope", SCOPES)
+def test_policies_act_in_the_namespaces_that_are_watched(scope: str):
+    chosen = ("--set", "admission.references.namespaceSelector.matchLabels.team=a")
+    bindings = of_kind(rendered(*SCOPES[scope], *chosen), "ValidatingAdmissionPolicyBinding")
+    name = "kubernetes.io/metadata.name"
+    watched = [{"key": name, "operator": "In", "values": ["team-a", "team-b"]}]
+    everywhere = {"matchExpressions": watched} if scope == "namespaced" else {}
+    for binding in bindings:
+        selector = binding["spec"].get("matchResources", {}).get("namespaceSelector", {})
+        own = {"matchLabels": {"team": "a"}} if "-access" in binding["metadata"]["name"] else {}
+        assert selector == everywhere | own
+    assert len(bindings) == len({one["spec"]["policyName"] for one in bindings}) == 9
+
+
+@needs_helm
+def test_every_policy_can_be_switched_off():
+    off = [f"admission.{name}.enabled=false" for name in ("references", "podOverrides")]
+    objects = rendered("--set", ",".join(off))
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    assert not of_kind(objects, *kinds)
+
+
+@needs_helm
 def test_the_dashboard_reaches_the_sidecar_unchanged():
     boards = [
         one
@@ -216,6 +239,9 @@ def test_the_dashboard_reaches_the_sidecar_unchanged():
         ("settings.workers=0", "workers"),
         ("settings.leaseName=x", "leaseName"),
         ("watchNamespaces={a}", "watchNamespaces: does nothing with scope Cluster"),
+        ("admission.endpoints.allowed={https://lake.example}", "/admission/endpoints/allowed"),
+        ("admission.podSettings.images={registry.example}", "/admission/podSettings/images"),
+        ("admission.ceilings.enabled=true", "admission.ceilings: enabled without a ceiling"),
     ],
 )
 def test_helm_itself_refuses_wrong_values(setting: str, message: str):
