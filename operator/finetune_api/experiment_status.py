@@ -94,6 +94,10 @@ class ExperimentProgress(ApiModel):
     """step done."""
     total_steps: int = 0
     """totalSteps of the run."""
+    first_step: int | None = None
+    """firstStep that this attempt went on from."""
+    step_seconds: float | None = None
+    """stepSeconds this attempt spent in steps."""
     estimated_remaining_seconds: int | None = None
     """estimatedRemainingSeconds of the run."""
     epoch: float | None = None
@@ -189,6 +193,32 @@ class Result(ApiModel):
     """reason of the choice."""
 
 
+class Efficiency(ApiModel):
+    """How much of the time on nodes became part of the result."""
+
+    training_ratio: float | None = Field(default=None, ge=0, le=1)
+    """trainingRatio is seconds in steps of the trajectory / seconds since pods were on nodes."""
+    trained_seconds: float = Field(default=0.0, ge=0)
+    """trainedSeconds of earlier attempts, spent in steps that this attempt goes on from."""
+    lost_steps: int = Field(default=0, ge=0)
+    """lostSteps were taken and had to be taken again, after restarts and rollbacks."""
+    recovery_seconds: float | None = Field(default=None, ge=0)
+    """recoverySeconds is the median time from a fault to the first step beyond it."""
+
+
+class CostStatus(ApiModel):
+    """What the GPUs of this revision cost."""
+
+    gpu_seconds: int = 0
+    """gpuSeconds that its attempts held GPUs, the live one included."""
+    ended_gpu_seconds: int = 0
+    """endedGpuSeconds are those of attempts that have ended."""
+    amount: float | None = None
+    """amount of money, if a price is known."""
+    currency: str | None = Field(default=None, max_length=3)
+    """currency of the amount."""
+
+
 class PodCounts(ApiModel):
     """Pods of the live attempt."""
 
@@ -234,5 +264,9 @@ class ExperimentStatus(ObjectStatus):
     """checkpoints of the run."""
     result: Result | None = None
     """result of training."""
+    efficiency: Efficiency | None = None
+    """efficiency of the run, from its first steps on."""
+    cost: CostStatus | None = None
+    """cost of its GPUs; absent on CPU."""
     pods: PodCounts | None = None
     """pods of the live attempt."""

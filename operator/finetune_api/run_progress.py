@@ -27,6 +27,10 @@ class Progress(ConfigModel):
     ranks_expected: int = Field(default=0, ge=0)
     step: int = Field(default=0, ge=0)
     total_steps: int = Field(default=0, ge=0)
+    first_step: int | None = Field(default=None, ge=0)
+    """firstStep that this attempt went on from; absent until it takes steps."""
+    step_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """stepSeconds this attempt spent in the steps that count, those taken back left out."""
     epoch: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     seconds_since_step: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     median_step_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)

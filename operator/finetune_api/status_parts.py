@@ -72,8 +72,16 @@ class AttemptRecord(ApiModel):
     """rank that failed first."""
     last_step: int | None = None
     """lastStep reported."""
+    first_step: int | None = None
+    """firstStep it went on from; absent if it took none."""
     message: str = Field(default="", max_length=256)
     """message of the end."""
+    last_step_time: datetime | None = None
+    """lastStepTime is when the last step was reported."""
+    step_seconds: float | None = None
+    """stepSeconds it spent in steps."""
+    recovery_seconds: int | None = None
+    """recoverySeconds from its last step to the first one beyond it, taken by a later attempt."""
 
 
 class RevisionRecord(ApiModel):

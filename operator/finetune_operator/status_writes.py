@@ -16,7 +16,7 @@ LEAST_SECONDS = 10.0
 """Shortest time between two writes that carry only progress."""
 LONGEST_SECONDS = 60.0
 """A percentage that does not move is still confirmed this often."""
-CREEPING_FIELDS = ("progress",)
+CREEPING_FIELDS = ("progress", "efficiency")
 """Parts of a status whose change alone is no transition."""
 
 

@@ -53,8 +53,11 @@ class Board:
             self.set(ranks_joined=ranks)
 
     def resume(self, record: RunRecord, total: int) -> None:
-        """Show where a run begins: what earlier attempts counted and measured goes on."""
-        self._values |= {
+        """Show where a run begins: what earlier attempts counted and measured goes on.
+
+        Called again after a rollback: the seconds of steps that were taken back count no more.
+        """
+        self._values |= self._kept(record.step) | {
             "phase": "Training",
             "step": record.step,
             "total_steps": total,
@@ -64,6 +67,10 @@ class Board:
         }
         self.publish(force=True)
 
+    def attempt(self) -> dict[str, Any]:
+        """Return the step this attempt began at and the seconds of its steps, once it has any."""
+        return {name: self._values.get(name) for name in ("first_step", "step_seconds")}
+
     def values(self, **values: Any) -> None:
         """Set fields of the progress answer; they are published with the next step."""
         self._values |= values
@@ -71,9 +78,11 @@ class Board:
             if values.get(field) is not None:
                 self.gauge(name, values[field])
 
-    def step_values(self, *, tokens: int, **values: Any) -> None:
-        """Set what a finished step changed, its real tokens added to the run's."""
-        self.values(train_tokens=self._values.get("train_tokens", 0) + tokens, **values)
+    def step_values(self, *, tokens: int, seconds: float, **values: Any) -> None:
+        """Set what a finished step changed, its real tokens and seconds added up."""
+        spent = (self._values.get("step_seconds") or 0.0) + seconds
+        tokens += self._values.get("train_tokens", 0)
+        self.values(train_tokens=tokens, step_seconds=spent, **values)
         self.publish()
 
     def log(self, what: str) -> None:
@@ -111,6 +120,13 @@ class Board:
         answer = Progress(run=self._run, **self._values)
         _replace(self._folder / PROGRESS_FILE, answer.model_dump_json(by_alias=True).encode())
         _replace(self._folder / METRICS_FILE, generate_latest(self._registry))
+
+    def _kept(self, step: int) -> dict[str, Any]:
+        first = self._values.get("first_step")
+        if first is None:
+            return {"first_step": step, "step_seconds": 0.0}
+        taken, kept = self._values["step"] - first, max(0, step - first)
+        return {"step_seconds": self._values["step_seconds"] * kept / max(1, taken)}
 
     def _one(self, kind: Any, name: str, labels: dict[str, str], **options: Any) -> Any:
         every = self._labels | labels

@@ -59,6 +59,8 @@ def with_facts(outcome: Outcome, run: Run | None) -> Outcome:
     if run is None:
         return outcome
     update: dict[str, object] = {"step": run.record.step, "best": run.record.best()}
+    if run.board is not None:
+        update |= run.board.attempt()
     if run.saver is not None:
         known = run.saver.known()
         best = next((step for step in run.record.ranking() if step in known), None)

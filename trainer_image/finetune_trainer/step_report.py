@@ -80,6 +80,7 @@ class StepReport:
             board.observe("train_phase_seconds", one, phase=phase)
         board.step_values(
             tokens=facts.tokens,
+            seconds=seconds,
             step=facts.done,
             total_steps=total,
             percentage=100 * facts.done // total,

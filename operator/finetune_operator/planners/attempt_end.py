@@ -115,8 +115,8 @@ def _recorded(life: Life, end: End, updates: dict[str, Any]) -> dict[str, Any]:
         rank=end.rank,
         last_step=end.step,
         message=end.message[:_LONGEST_RECORD],
-    )
-    return updates | {"history": with_record(status.history, record)}
+    ).model_copy(update=life.work.measured(end))
+    return updates | {"history": with_record(updates.get("history", status.history), record)}
 
 
 def _described(end: End) -> str:

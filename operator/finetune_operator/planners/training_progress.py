@@ -17,6 +17,7 @@ from finetune_api.experiment_status import (
 )
 from finetune_api.run_outcome import Best, CheckpointRef, Outcome
 from finetune_api.run_progress import Progress
+from finetune_operator.planners.run_efficiency import efficiency
 
 _WRITTEN_BY = re.compile(r"/attempt-(\d+)\.")
 _MOST_METRICS = 32
@@ -32,8 +33,10 @@ def reported(status: ExperimentStatus, told: Progress, now: datetime) -> dict[st
     slowest = max(
         (s for s in (told.save_seconds, checkpoints.save_seconds) if s is not None), default=None
     )
-    return {
-        "progress": _progress(status.progress, told, now),
+    progress = _progress(status.progress, told, now)
+    moved = progress is not status.progress
+    return (efficiency(status, progress, now) if moved else {}) | {
+        "progress": progress,
         "metrics": merged(status.metrics, _evaluated(told)),
         "best": _best(told.best) or status.best,
         "checkpoints": checkpoints.model_copy(update={"save_seconds": slowest}),
@@ -124,12 +127,17 @@ def _evaluated(told: Progress) -> list[MetricStatus]:
 def _progress(
     known: ExperimentProgress | None, told: Progress, now: datetime
 ) -> ExperimentProgress:
-    """Keep the time of an unchanged answer: a status that differs by a clock is never written."""
+    """Keep the time of an unchanged answer: a status that differs by a clock is never written.
+
+    An attempt that starts again shows what it had reached until it takes steps.
+    """
     remaining = None if told.eta_seconds is None else round(told.eta_seconds)
     fresh = ExperimentProgress(
         percentage=told.percentage,
         step=told.step,
         total_steps=told.total_steps,
+        first_step=told.first_step,
+        step_seconds=_rounded(told.step_seconds, 1),
         estimated_remaining_seconds=remaining,
         epoch=_rounded(told.epoch, 3),
         loss=_rounded(told.loss, 4),
@@ -141,6 +149,8 @@ def _progress(
         eta=None if remaining is None else duration(remaining),
         stage=told.phase,
     )
+    if told.first_step is None and known and known.first_step is not None:
+        fresh = known.model_copy(update={"stage": told.phase, "update_time": None})
     if known and known.model_copy(update={"update_time": None}) == fresh:
         return known
     return fresh.model_copy(update={"update_time": now.replace(microsecond=0)})

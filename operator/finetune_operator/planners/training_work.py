@@ -28,6 +28,7 @@ from finetune_operator.planners.attempt_work import AttemptWork
 from finetune_operator.planners.experiment_of import experiment_of
 from finetune_operator.planners.recorded_attempt import (
     artifacts,
+from finetune_operator.planners.failure_class import End
     first_refusal,
     refused,
     seen_attempt,
@@ -35,6 +36,7 @@ from finetune_operator.planners.recorded_attempt import (
 )
 from finetune_operator.planners.settled import settled
 from finetune_operator.planners.training_progress import (
+from finetune_operator.planners.run_efficiency import efficiency, forgotten, measured
     last_words,
     memory_off_plan,
     merged,
@@ -64,7 +66,9 @@ class TrainingWork(AttemptWork):
         """Record an attempt and its size: the spec may name another while it is stopped."""
         updates = super().begun(number)
         ranks = {"world_size": world_size(experiment_of(self.observed).spec.compute)}
-        return updates | {"attempt": updates["attempt"].model_copy(update=ranks)}
+        attempt = updates["attempt"].model_copy(update=ranks)
+        progress = forgotten(experiment_of(self.observed).status.progress)
+        return updates | {"attempt": attempt, "progress": progress}
 
     def obstacle(self) -> Obstacle | None:
         """Return what the operator refuses."""
@@ -109,9 +113,11 @@ class TrainingWork(AttemptWork):
         updates |= {
             "result": result,
             "metrics": merged(status.metrics, summary.metrics),
+        progress = _finished(self.observed, outcome)
+        updates |= efficiency(status, progress, self.observed.now)
             "artifacts": artifacts(status.artifacts, outcome),
             "warnings": warnings(status.warnings, outcome),
-            "progress": _finished(self.observed, outcome.step),
+            "progress": progress,
         }
         message = "the model is evaluated"
         if result is not None:
@@ -152,6 +158,10 @@ class TrainingWork(AttemptWork):
         """Everything before training is settled."""
         known = experiment_of(self.observed).status.checkpoints
         return {
+    def measured(self, end: End) -> dict[str, Any]:
+        """Return the steps of an ended attempt, and the seconds they took."""
+        return measured(experiment_of(self.observed).status.progress, end)
+
             DEPENDENCIES_READY: AS_EXPECTED,
             PLANNED: AS_EXPECTED,
             CHECKPOINT_AVAILABLE: _available(updates.get("checkpoints", known)),
@@ -237,12 +247,15 @@ def _available(checkpoints: Checkpoints) -> Verdict:
     return Verdict("True", "Quarantined", message)
 
 
-def _finished(observed: Observed, step: int) -> ExperimentProgress:
+def _finished(observed: Observed, said: Outcome) -> ExperimentProgress:
     """Return the progress of a finished run, also of one too short to have been asked."""
     status = experiment_of(observed).status
     progress, plan = status.progress or ExperimentProgress(), status.plan
     total = plan.total_steps if plan else progress.total_steps
     done = {"percentage": 100, "step": step, "total_steps": total, "stage": "Completed"}
+    step = said.step
     if plan and step == total and plan.steps_per_epoch:
         done["epoch"] = round(total / plan.steps_per_epoch, 3)
     return progress.model_copy(update=done | {"eta": None, "estimated_remaining_seconds": None})
+    if said.first_step is not None:
+        done |= {"first_step": said.first_step, "step_seconds": said.step_seconds}

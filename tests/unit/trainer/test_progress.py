@@ -66,3 +66,18 @@ def test_the_loss_curve_is_the_same_when_a_run_was_interrupted():
             part = RunRecord(**part.as_json())
         part.add_values(done, done / 3, rate=0.1, norm=1.0, point=done % 4 == 0)
     assert part.history == whole.history
+
+
+def test_an_attempt_tells_where_it_began_and_what_its_steps_took(tmp_path):
+    board = Board(tmp_path, "uid/2", {"attempt": "2"})
+    assert board.attempt() == {"first_step": None, "step_seconds": None}
+    board.resume(RunRecord(step=40), 100)
+    for step in range(41, 51):
+        board.step_values(tokens=8, seconds=0.5, step=step)
+    assert board.attempt() == {"first_step": 40, "step_seconds": 5.0}
+    board.resume(RunRecord(step=44), 100)
+    assert board.attempt() == {"first_step": 40, "step_seconds": 2.0}
+    board.step_values(tokens=8, seconds=0.5, step=45)
+    answer = Progress.model_validate_json((tmp_path / PROGRESS_FILE).read_bytes())
+    assert (answer.first_step, answer.step) == (40, 44)
+    assert board.attempt() == {"first_step": 40, "step_seconds": 2.5}
