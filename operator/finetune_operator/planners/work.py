@@ -128,18 +128,10 @@ class Work(ABC):
         """Return the status updates that the last words of an ended attempt bring."""
         return {}
 
-    def notices(self, _updates: Mapping[str, Any]) -> tuple[Event, ...]:
     def measured(self, _end: End) -> dict[str, Any]:
         """Return what the record of an ended attempt holds of its steps."""
         return {}
 
-    def held(self, _started: datetime | None) -> dict[str, Any]:
-        """Return the status updates for the time an attempt was on nodes, once that has ended."""
-        return {}
-
-    def spending(self) -> Spending | None:
-        """Return what it has spent of a budget; None if it takes nothing that costs."""
-        return None
-
+    def notices(self, _updates: Mapping[str, Any]) -> tuple[Event, ...]:
         """Return events that the updates call for beside the change of Ready."""
         return ()
