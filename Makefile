@@ -10,7 +10,7 @@ WORK_DIR ?= .finetune
 CLUSTER := cd tests/cluster && $(PYTHON) -m harness
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo run-demo test test-kills verify generate lock images cluster-up cluster-down cluster-demo test-cluster bench-train ci clean
+.PHONY: help setup demo run-demo test test-kills verify generate lock images cluster-up cluster-down cluster-demo test-cluster test-faults bench-train ci clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ cluster-demo: setup cluster-up images ## The same three manifests in that cluste
 
 test-cluster: setup cluster-up images ## Prove it all on that cluster
 	@$(BIN)/python -m pytest tests/cluster
+
+test-faults: setup cluster-up images ## The faults that take longest, on that cluster (long)
+	@$(BIN)/python -m pytest -m sweep tests/cluster
 
 bench-train: setup ## Training and generation against their peers, interleaved (long)
 	@PYTHONPATH=operator:trainer_image:tests $(BIN)/python benchmarks/train_speed.py

@@ -1,5 +1,6 @@
 """etcd, API server, controller-manager and scheduler as host processes."""
 
+import json
 import ssl
 import urllib.error
 import urllib.request
@@ -17,10 +18,12 @@ from harness.locations import (
     SERVICE_NETWORK,
     STATE,
 )
-from harness.processes import pid_of, start, wait_for_answer, wait_until
+from harness.processes import pid_of, start, stop, wait_for_answer, wait_until
 
 PROCESSES = ("scheduler", "controller-manager", "apiserver", "etcd")
 """In the order in which they stop."""
+WRITES = LOGS / "writes.log"
+"""Every write that the API server answered, one JSON object each: who, what, when."""
 
 
 def start_control_plane() -> None:
@@ -30,12 +33,23 @@ def start_control_plane() -> None:
     role it needs does not exist yet.
     """
     issue_all()
+    start_api()
+    start("controller-manager", _controller_manager())
+    start("scheduler", _scheduler())
+
+
+def start_api() -> None:
+    """Start etcd and the API server, and return when it is ready."""
     start("etcd", _etcd())
     wait_for_answer("etcd", f"{ETCD}/health")
     start("apiserver", _apiserver())
     wait_until(f"the API server (see {LOGS}/apiserver.log)", _started_api_is_ready, timeout=90)
-    start("controller-manager", _controller_manager())
-    start("scheduler", _scheduler())
+
+
+def stop_api() -> None:
+    """Stop the API server and etcd, which keeps its data; `start_api` brings both back."""
+    stop("apiserver", grace_seconds=5)
+    stop("etcd")
 
 
 def api_is_ready() -> bool:
@@ -91,7 +105,23 @@ def _apiserver() -> list[str | Path]:
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        f"--audit-policy-file={_audit_policy()}",
+        f"--audit-log-path={WRITES}",
     ]
+
+
+def _audit_policy() -> Path:
+    """Have every write to an object noted, and nothing else: what a test may ask about."""
+    writes = {"level": "Metadata", "verbs": ["create", "update", "patch", "delete"]}
+    content = {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [writes, {"level": "None"}],
+    }
+    target = STATE / "audit.json"
+    target.write_text(json.dumps(content), encoding="utf-8")
+    return target
 
 
 def _controller_manager() -> list[str | Path]:

@@ -26,7 +26,7 @@ def create_namespace(name: str, labels: Mapping[str, str] | None = None) -> None
         except KubectlError:
             return False
 
-    wait_until(f"the default ServiceAccount of {name}", has_service_account, timeout=30)
+    wait_until(f"the default ServiceAccount of {name}", has_service_account, timeout=60)
 
 
 def delete_namespace(name: str, timeout: float = 120) -> None:

@@ -15,7 +15,7 @@ from harness.locations import (
     STATE,
 )
 from harness.pause_image import load_pause_image
-from harness.processes import start, wait_until
+from harness.processes import start, stop, wait_until
 
 KUBELET_ROOT = STATE / "kubelet"
 PROCESSES = ("kube-proxy", "kubelet")
@@ -45,6 +45,11 @@ def start_kubelet() -> None:
             f"--node-ip={BRIDGE_ADDRESS}",
         ],
     )
+
+
+def stop_kubelet() -> None:
+    """Stop the kubelet alone: containers go on, nobody speaks for the node any more."""
+    stop("kubelet")
 
 
 def wait_for_node(timeout: float = 240) -> None:
@@ -98,6 +103,8 @@ def _kubelet() -> tuple[str, dict[str, object]]:
         "evictionHard": {"memory.available": "200Mi", "nodefs.available": "1%"},
         "maxPods": 200,
         "serializeImagePulls": False,
+        # A container that was killed is back at once: tests kill on purpose.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         "oomScoreAdj": 0,
     }
 

@@ -4,11 +4,14 @@ Pod Security `restricted` refuses host paths but not claims, and a claim's files
 the bucket at the same time: both views of a checkpoint can be checked.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.commands import output
 from harness.kubectl import apply, fetch, kubectl, wait_until
-from harness.locations import MOUNT, NODE_NAME
+from harness.locations import MOUNT, NODE_NAME, STATE
 
 _LABEL = "finetune.dev/test-namespace"
 
@@ -20,14 +23,36 @@ def claim(namespace: str, name: str = "finetune-artifacts", size: str = "20Gi") 
     """
     folder = MOUNT / "volumes" / namespace / name
     folder.mkdir(parents=True, exist_ok=True)
+    _bind(namespace, name, size, folder)
+    return folder
+
+
+@contextmanager
+def small_claim(namespace: str, name: str, mebibytes: int) -> Iterator[Path]:
+    """Lend a claim over a file system that is full after so many MiB; yield its folder."""
+    folder = STATE / "small-volumes" / namespace / name
+    folder.mkdir(parents=True)
+    output("mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=0777", "tmpfs", folder)
+    try:
+        _bind(namespace, name, f"{mebibytes}Mi", folder)
+        yield folder
+    finally:
+        output("umount", "--lazy", folder)
+
+
+def resize(folder: Path, mebibytes: int) -> None:
+    """Give the file system of a small claim another size, whoever uses it meanwhile."""
+    output("mount", "-o", f"remount,size={mebibytes}m", folder)
+
+
+def _bind(namespace: str, name: str, size: str, folder: Path) -> None:
     apply([_volume(namespace, name, size, folder), _claim(namespace, name, size)])
 
     def bound() -> bool:
         answer = fetch("persistentvolumeclaim", name, namespace=namespace)
         return bool(answer.get("status", {}).get("phase") == "Bound")
 
-    wait_until(f"claim {namespace}/{name} to be bound", bound, timeout=30)
-    return folder
+    wait_until(f"claim {namespace}/{name} to be bound", bound, timeout=60)
 
 
 def release_volumes(namespace: str) -> None:
