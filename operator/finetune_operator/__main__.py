@@ -7,6 +7,7 @@ import sys
 
 import structlog
 
+from finetune_api.version_floors import OPERATOR_FLOORS, unsafe_packages
 from finetune_operator import log_output, process
 from finetune_operator.errors import OperatorError, SettingsError
 from finetune_operator.settings import load_settings
@@ -18,6 +19,8 @@ def main() -> int:
     try:
         settings = load_settings()
         log_output.configure(settings.log_level)
+        if problems := unsafe_packages(OPERATOR_FLOORS):
+            raise OperatorError("; ".join(problems))
         return asyncio.run(process.run(settings))
     except SettingsError as error:
         log_output.configure("info")

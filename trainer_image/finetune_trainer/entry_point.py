@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from finetune_api import names
 from finetune_api.run_config import CONFIGS, RunConfig
 from finetune_api.run_outcome import FailureClass, Outcome
+from finetune_api.version_floors import TRAINER_FLOORS, TRAINER_REFUSES, unsafe_packages
 from finetune_trainer.errors import (
     CheckpointedExit,
     ConfigurationError,
@@ -34,7 +35,12 @@ Run = Callable[[Any, StageReporter], Any]
 
 
 def read_config(verb: str) -> RunConfig:
-    """Return the config of a verb from the mounted file; raise ConfigurationError with fields."""
+    """Return the config of a verb from the mounted file; raise ConfigurationError with fields.
+
+    An image with unsafe libraries is refused first: nothing has been read yet.
+    """
+    if problems := unsafe_packages(TRAINER_FLOORS, TRAINER_REFUSES):
+        raise ConfigurationError(f"image: {'; '.join(problems)}; use the image of a release")
     path = Path(os.environ.get(names.CONFIG_ENV, f"{names.CONFIG_DIR}/{names.CONFIG_KEY}"))
     try:
         return CONFIGS[verb].model_validate_json(path.read_bytes())

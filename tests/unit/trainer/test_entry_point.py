@@ -102,3 +102,10 @@ def test_an_unknown_field_of_the_config_is_named(last_word, tmp_path):
 def test_an_unknown_verb_is_refused(capsys):
     assert main(["dance"]) == 10
     assert "dance" in capsys.readouterr().err
+
+
+def test_an_image_with_an_unsafe_library_is_refused_before_anything_is_read(last_word, monkeypatch):
+    found = ["transformers 5.2 is older than 5.3"]
+    monkeypatch.setattr(entry_point, "unsafe_packages", lambda *_: found)
+    assert run_verb("dataset", raising(AssertionError())) == 10
+    assert "transformers 5.2 is older than 5.3; use the image" in last_word().message
