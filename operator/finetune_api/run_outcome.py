@@ -20,6 +20,7 @@ from finetune_api.model_export import (
     TargetStatus,
     VerificationStatus,
 )
+from finetune_api.reported_values import MetricName, Word
 from finetune_api.status_parts import WarningStatus
 
 MAX_BYTES = 4096
@@ -73,7 +74,7 @@ class CheckpointRef(ConfigModel):
 class Best(ConfigModel):
     """The best evaluation so far."""
 
-    metric: str = Field(max_length=64)
+    metric: MetricName
     value: float
     step: int = Field(ge=0)
 
@@ -137,7 +138,7 @@ class Outcome(ConfigModel):
 
     version: Literal[1] = 1
     failure_class: FailureClass = Field(alias="class")
-    reason: str = Field(default="", max_length=63)
+    reason: Word = ""
     """reason is a name of `conditions.FAILURE_REASONS` or of a data finding; empty = by class."""
     rank: int = Field(default=0, ge=0)
     step: int = Field(default=0, ge=0)

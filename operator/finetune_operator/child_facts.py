@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from pydantic import ValidationError
-
 from finetune_api.names import (
     ATTEMPT_LABEL,
     COMPONENT_LABEL,
@@ -21,6 +19,7 @@ from finetune_api.names import (
     PLAN_DIGEST_ANNOTATION,
     REVISION_LABEL,
 )
+from finetune_api.reported_values import read_report
 from finetune_api.run_outcome import MAX_BYTES, Outcome
 from finetune_api.run_progress import Progress
 from finetune_operator.observed import ChildRef, JobFacts, Manifest, PodFacts
@@ -156,8 +155,8 @@ def outcome(message: object) -> Outcome | None:
     if not isinstance(message, str) or len(message.encode()) > MAX_BYTES:
         return None
     try:
-        return Outcome.model_validate_json(message)
-    except ValidationError:
+        return read_report(Outcome, message)
+    except ValueError:
         return None
 
 

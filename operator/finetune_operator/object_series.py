@@ -105,6 +105,7 @@ class ObjectSeries:
             metrics.EXPERIMENT_STEP.labels(*names).set(progress.get("step", 0))
             _set(metrics.EXPERIMENT_LOSS, names, progress.get("loss"))
             _set(metrics.EXPERIMENT_ETA_SECONDS, names, progress.get("estimatedRemainingSeconds"))
+        metrics.EXPERIMENT_EVALUATION.remove_by_labels(labels)
         for measured in status.get("metrics") or ():
             metrics.EXPERIMENT_EVALUATION.labels(*names, measured["name"]).set(measured["value"])
         latest = (status.get("checkpoints") or {}).get("latest") or {}

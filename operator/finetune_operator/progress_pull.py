@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 
 import structlog
-from pydantic import ValidationError
 
+from finetune_api.reported_values import read_report
 from finetune_api.run_progress import Progress
 from finetune_operator import metrics
 from finetune_operator.child_facts import INDEX_ANNOTATION
@@ -60,13 +60,13 @@ class ProgressPull:
 
     async def _ask(self, key: Key, pod: Manifest) -> None:
         try:
-            told = Progress.model_validate_json(await self._cluster.fetch_progress(pod))
+            told = read_report(Progress, await self._cluster.fetch_progress(pod))
         except ClusterError:
             metrics.PROGRESS_PULLS.labels("unreachable").inc()
             return
-        except ValidationError as error:
+        except ValueError:
             metrics.PROGRESS_PULLS.labels("malformed").inc()
-            log.warning("progress is malformed", key=key, errors=error.error_count())
+            log.warning("progress is malformed", key=key)
             return
         uid, _ = self._cache.version(key) or ("", "")
         if told.run.partition("/")[0] != uid:

@@ -178,7 +178,9 @@ class KubernetesCluster:
     async def fetch_progress(self, pod: Manifest) -> bytes:
         """GET /progress of a pod: 3 s, 256 KiB, no redirect, no proxy."""
         if self._pods is None:
-            self._pods = aiohttp.ClientSession(timeout=PROGRESS_TIMEOUT, trust_env=False)
+            self._pods = aiohttp.ClientSession(
+                timeout=PROGRESS_TIMEOUT, trust_env=False, auto_decompress=False
+            )
         ip = pod["status"]["podIP"]
         address = f"http://[{ip}]" if ":" in ip else f"http://{ip}"
         try:
