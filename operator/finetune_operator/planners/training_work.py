@@ -26,17 +26,17 @@ from finetune_operator.manifests.owned import Owner, owner
 from finetune_operator.observed import Event, JobFacts, Manifest, Observed
 from finetune_operator.planners.attempt_work import AttemptWork
 from finetune_operator.planners.experiment_of import experiment_of
+from finetune_operator.planners.failure_class import End
 from finetune_operator.planners.recorded_attempt import (
     artifacts,
-from finetune_operator.planners.failure_class import End
     first_refusal,
     refused,
     seen_attempt,
     warnings,
 )
+from finetune_operator.planners.run_efficiency import efficiency, forgotten, measured
 from finetune_operator.planners.settled import settled
 from finetune_operator.planners.training_progress import (
-from finetune_operator.planners.run_efficiency import efficiency, forgotten, measured
     last_words,
     memory_off_plan,
     merged,
@@ -110,11 +110,11 @@ class TrainingWork(AttemptWork):
             return None
         updates = self.ended(FailureClass.COMPLETED.value)
         updates |= last_words(status, [outcome])
+        progress = _finished(self.observed, outcome)
+        updates |= efficiency(status, progress, self.observed.now)
         updates |= {
             "result": result,
             "metrics": merged(status.metrics, summary.metrics),
-        progress = _finished(self.observed, outcome)
-        updates |= efficiency(status, progress, self.observed.now)
             "artifacts": artifacts(status.artifacts, outcome),
             "warnings": warnings(status.warnings, outcome),
             "progress": progress,
@@ -154,14 +154,14 @@ class TrainingWork(AttemptWork):
         status = experiment_of(self.observed).status
         return last_words(status, [pod.outcome for pod in job.pods if pod.outcome])
 
-    def verdicts(self, updates: Mapping[str, Any]) -> Mapping[str, Verdict]:
-        """Everything before training is settled."""
-        known = experiment_of(self.observed).status.checkpoints
-        return {
     def measured(self, end: End) -> dict[str, Any]:
         """Return the steps of an ended attempt, and the seconds they took."""
         return measured(experiment_of(self.observed).status.progress, end)
 
+    def verdicts(self, updates: Mapping[str, Any]) -> Mapping[str, Verdict]:
+        """Everything before training is settled."""
+        known = experiment_of(self.observed).status.checkpoints
+        return {
             DEPENDENCIES_READY: AS_EXPECTED,
             PLANNED: AS_EXPECTED,
             CHECKPOINT_AVAILABLE: _available(updates.get("checkpoints", known)),
@@ -249,13 +249,13 @@ def _available(checkpoints: Checkpoints) -> Verdict:
 
 def _finished(observed: Observed, said: Outcome) -> ExperimentProgress:
     """Return the progress of a finished run, also of one too short to have been asked."""
+    step = said.step
     status = experiment_of(observed).status
     progress, plan = status.progress or ExperimentProgress(), status.plan
     total = plan.total_steps if plan else progress.total_steps
     done = {"percentage": 100, "step": step, "total_steps": total, "stage": "Completed"}
-    step = said.step
     if plan and step == total and plan.steps_per_epoch:
         done["epoch"] = round(total / plan.steps_per_epoch, 3)
-    return progress.model_copy(update=done | {"eta": None, "estimated_remaining_seconds": None})
     if said.first_step is not None:
         done |= {"first_step": said.first_step, "step_seconds": said.step_seconds}
+    return progress.model_copy(update=done | {"eta": None, "estimated_remaining_seconds": None})
