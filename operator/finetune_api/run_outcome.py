@@ -20,6 +20,7 @@ from finetune_api.model_export import (
     TargetStatus,
     VerificationStatus,
 )
+from finetune_api.reported_values import MetricName, Word
 from finetune_api.status_parts import WarningStatus
 
 MAX_BYTES = 4096
@@ -40,6 +41,7 @@ class FailureClass(StrEnum):
     EXTERNAL_SERVICE = "ExternalService"
     PEER_LOST = "PeerLost"
     DISRUPTION = "Disruption"
+    HANG = "Hang"
     START_TIMEOUT = "StartTimeout"
     DEADLINE = "Deadline"
     UNKNOWN = "Unknown"
@@ -72,7 +74,7 @@ class CheckpointRef(ConfigModel):
 class Best(ConfigModel):
     """The best evaluation so far."""
 
-    metric: str = Field(max_length=64)
+    metric: MetricName
     value: float
     step: int = Field(ge=0)
 
@@ -136,14 +138,14 @@ class Outcome(ConfigModel):
 
     version: Literal[1] = 1
     failure_class: FailureClass = Field(alias="class")
-    reason: str = Field(default="", max_length=63)
+    reason: Word = ""
     """reason is a name of `conditions.FAILURE_REASONS` or of a data finding; empty = by class."""
     rank: int = Field(default=0, ge=0)
     step: int = Field(default=0, ge=0)
+    message: str = Field(default="", max_length=1024)
     first_step: int | None = Field(default=None, ge=0)
     step_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """firstStep and stepSeconds as in `run_progress`, from rank 0 alone."""
-    message: str = Field(default="", max_length=1024)
     remedy: str = Field(default="", max_length=256)
     checkpoint: CheckpointRef | None = None
     best: Best | None = None

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.meta import ConfigModel
+from finetune_api.reported_values import LARGEST_INTEGER, MetricName, Word
 from finetune_api.run_outcome import Best, CheckpointRef
 
 MAX_BYTES = 262144
@@ -19,7 +20,7 @@ class Progress(ConfigModel):
     version: Literal[1] = 1
     run: str = Field(max_length=128)
     """run is `<uid>/<attempt>`; an answer of another run is ignored."""
-    phase: str = Field(max_length=63)
+    phase: Word
     """phase is the stage: Fetching, Validating, Writing, Preparing, Starting, Training,
     Evaluating, Saving, Merging, Verifying, Pushing."""
     percentage: int = Field(default=0, ge=0, le=100)
@@ -34,10 +35,13 @@ class Progress(ConfigModel):
     epoch: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     seconds_since_step: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     median_step_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    eta_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    eta_seconds: float | None = Field(default=None, ge=0, le=LARGEST_INTEGER)
     train_tokens: int = Field(default=0, ge=0)
     tokens_per_second: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     supervised_tokens_per_second: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    silent_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """silentSeconds since the pod's most silent rank showed a sign of life: a step, a batch of an
+    evaluation, a part of a save."""
     phase_seconds: dict[str, float] = Field(default_factory=dict, max_length=8)
     """phaseSeconds are mean seconds of a step by data, forward, backward, optimizer."""
     mfu: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -59,7 +63,7 @@ class Progress(ConfigModel):
     loss: float | None = Field(default=None, allow_inf_nan=False)
     learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     gradient_norm: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    metrics: dict[str, float] = Field(default_factory=dict, max_length=32)
+    metrics: dict[MetricName, float] = Field(default_factory=dict, max_length=32)
     """metrics of the last evaluation by reported name."""
     metrics_step: int = Field(default=0, ge=0)
     metrics_rows: int = Field(default=0, ge=0)

@@ -21,7 +21,7 @@ class AttemptStatus(ApiModel):
     started_time: datetime | None = None
     """startedTime is when its first pod was bound to a node."""
     stopping: str | None = Field(default=None, max_length=63)
-    """stopping is the deadline that ends it, once that is recorded."""
+    """stopping is the deadline, or Hang, for which it is ended, once that is recorded."""
     world_size: int | None = None
     """worldSize is the number of ranks."""
     ended: str | None = Field(default=None, max_length=63)
@@ -41,6 +41,8 @@ class Restarts(ApiModel):
     """unknown restarts."""
     peer_lost: int = 0
     """peerLost restarts."""
+    hang: int = 0
+    """hang restarts: the operator saw no sign of life."""
     gpu_out_of_memory: int = 0
     """gpuOutOfMemory restarts, each with half the tokens per micro-batch."""
     start_timeout: int = 0
@@ -68,18 +70,18 @@ class AttemptRecord(ApiModel):
     """exitCode of the rank that failed first."""
     rank: int | None = None
     """rank that failed first."""
-    first_step: int | None = None
-    """firstStep it went on from; absent if it took none."""
     last_step: int | None = None
     """lastStep reported."""
+    first_step: int | None = None
+    """firstStep it went on from; absent if it took none."""
+    message: str = Field(default="", max_length=256)
+    """message of the end."""
     last_step_time: datetime | None = None
     """lastStepTime is when the last step was reported."""
     step_seconds: float | None = None
     """stepSeconds it spent in steps."""
     recovery_seconds: int | None = None
     """recoverySeconds from its last step to the first one beyond it, taken by a later attempt."""
-    message: str = Field(default="", max_length=256)
-    """message of the end."""
 
 
 class RevisionRecord(ApiModel):
