@@ -109,6 +109,12 @@ def _a_rank_died_by_itself(job: JobFacts) -> End | None:
     return None if pod is None else _end(FailureClass.UNKNOWN, pod)
 
 
+def _a_hang_was_seen(job: JobFacts) -> End | None:
+    """The pod that saw it ends first; the Job controller then deletes the others."""
+    pod = _first(job.pods, _saw_a_hang)
+    return None if pod is None else _end(FailureClass.PEER_LOST, pod)
+
+
 def _a_pod_was_stopped(job: JobFacts) -> End | None:
     """A pod deleted by somebody, or ended by a SIGTERM that nobody asked for."""
     pod = _first(job.pods, _was_stopped)
@@ -120,9 +126,7 @@ def _a_pod_was_stopped(job: JobFacts) -> End | None:
 
 
 def _a_peer_was_lost(job: JobFacts) -> End | None:
-    """The pod that saw a rank hang explains those that lost it."""
-    lost = [pod for pod in job.pods if failure_of(pod) is FailureClass.PEER_LOST]
-    pod = _first(lost, _saw_a_hang) or next(iter(lost), None)
+    pod = _first(job.pods, lambda pod: failure_of(pod) is FailureClass.PEER_LOST)
     return None if pod is None else _end(FailureClass.PEER_LOST, pod)
 
 
@@ -147,6 +151,7 @@ _EVIDENCE: tuple[Callable[[JobFacts], End | None], ...] = (
     _a_pod_was_taken_away,
     _a_rank_died_by_itself,
     _only_the_job_speaks,
+    _a_hang_was_seen,
     _a_pod_was_stopped,
     _a_peer_was_lost,
 )

@@ -19,6 +19,7 @@ from finetune_operator.planners.retry_budget import spent
 STOPPED_BY_THE_JOB = ended_pod(0, FailureClass.CHECKPOINTED, deleting=True)
 LOST_ITS_PEER = ended_pod(0, FailureClass.PEER_LOST)
 DATA = outcome(FailureClass.DATA, message="column answer is missing", remedy="set spec.columns")
+HANG = outcome(FailureClass.PEER_LOST, reason="Hang", rank=1)
 NO_SPACE = outcome(FailureClass.RESOURCES_EXHAUSTED, reason="NoSpace", rank=1)
 
 
@@ -69,6 +70,9 @@ NO_SPACE = outcome(FailureClass.RESOURCES_EXHAUSTED, reason="NoSpace", rank=1)
         ),
         pytest.param(
             ended_pod(1, FailureClass.UNKNOWN), "Unknown", "UnknownError", id="exit 1"
+        ),
+        pytest.param(
+            ended_pod(1, FailureClass.PEER_LOST, outcome=HANG), "PeerLost", "Hang", id="a hang"
         ),
     ],
 )  # fmt: skip
