@@ -44,7 +44,7 @@ PROGRESS_REASONS: dict[str, str] = {
     "Verifying": "the artifact is loaded again and compared",
     "Pushing": "the artifact is copied to its targets",
     "Restarting": "an attempt ended; the next one starts from the newest verified checkpoint",
-    "Suspended": "runPolicy.suspend is true; nothing runs",
+    "Suspended": "runPolicy.suspend is true, or its budget is spent; nothing runs",
     "Completed": "the model is trained and verified, or evaluated",
     "EarlyStopped": "the objective stopped improving; the model is trained and verified",
     "Ready": "the result exists and is verified",
@@ -171,6 +171,10 @@ FAILURE_REASONS: dict[str, tuple[str, str]] = {
     "Hang": (
         "no rank gave a sign of life within the limit of hangTimeoutSeconds, retries used up",
         "look at the stacks in the log and at the nodes; raise the limit or retries.hang",
+    ),
+    "BudgetExhausted": (
+        "runPolicy.budget is spent; a checkpoint was written",
+        "raise the budget: a suspended run goes on by itself, a failed one with rerun",
     ),
     "Disrupted": (
         "drained, evicted or preempted more often than retries.disruption",

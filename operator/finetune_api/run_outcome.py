@@ -44,6 +44,7 @@ class FailureClass(StrEnum):
     HANG = "Hang"
     START_TIMEOUT = "StartTimeout"
     DEADLINE = "Deadline"
+    BUDGET = "Budget"
     UNKNOWN = "Unknown"
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from finetune_api.meta import ApiModel, Rule
 
@@ -28,6 +28,36 @@ class OnGpuOutOfMemory(StrEnum):
 
     FAIL = "Fail"
     REDUCE_BATCH = "ReduceBatch"
+
+
+class OnBudgetExhausted(StrEnum):
+    """What follows when a budget is spent."""
+
+    SUSPEND = "Suspend"
+    FAIL = "Fail"
+
+
+class Budget(ApiModel):
+    """What the GPUs of a revision may cost; at 80 % there is an event, at 100 % the run stops."""
+
+    gpu_hours: float | None = Field(default=None, gt=0, le=1e9)
+    """gpuHours of all attempts: time on nodes x GPUs; preparations take none."""
+    cost: float | None = Field(default=None, gt=0, le=1e9)
+    """cost in money; needs a price, own or the administrator's."""
+    gpu_hour_price: float | None = Field(default=None, gt=0, le=1e6)
+    """gpuHourPrice instead of the administrator's; without cost the money is only shown."""
+    currency: Annotated[str, StringConstraints(max_length=3, pattern="^[A-Z]{3}$")] | None = None
+    """currency of gpuHourPrice."""
+    on_exhausted: OnBudgetExhausted = OnBudgetExhausted.SUSPEND
+    """onExhausted: both stop with a checkpoint; Suspend goes on when the limit is raised."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("has(self.gpuHours) || has(self.cost)", "a budget needs gpuHours or cost"),
+        Rule(
+            "!has(self.currency) || has(self.gpuHourPrice)",
+            "currency is that of gpuHourPrice; the administrator's prices have their own",
+        ),
+    )
 
 
 class TrainingRetries(Retries):
@@ -88,6 +118,8 @@ class TrainingRunPolicy(RunPolicy):
     hang_timeout_seconds: int = Field(default=600, ge=0, le=86400)
     """hangTimeoutSeconds without a sign of life, and ten median steps, ends a pod's ranks with
     their stacks in the log and restarts all; after twice that the operator does; 0 = off."""
+    budget: Budget | None = None
+    """budget limits the spending of all attempts of a revision."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

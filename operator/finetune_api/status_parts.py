@@ -21,9 +21,11 @@ class AttemptStatus(ApiModel):
     started_time: datetime | None = None
     """startedTime is when its first pod was bound to a node."""
     stopping: str | None = Field(default=None, max_length=63)
-    """stopping is the deadline, or Hang, for which it is ended, once that is recorded."""
+    """stopping is the deadline, Hang or spent budget for which it is ended, once recorded."""
     world_size: int | None = None
     """worldSize is the number of ranks."""
+    gpus: int | None = None
+    """gpus that it holds while its pods are on nodes."""
     ended: str | None = Field(default=None, max_length=63)
     """ended is the failure class, Completed or Suspended once the end is recorded."""
     ended_time: datetime | None = None

@@ -118,6 +118,10 @@ class Policy:
     visitor_namespaces: tuple[str, ...] = ()
     """visitor_namespaces hold the operator and what scrapes metrics."""
 
+    gpu_hour_prices: Mapping[str, float] = field(default_factory=dict)
+    """gpu_hour_prices by GPU product or resource name; `*` = any other."""
+    currency: str = ""
+    """currency of these prices."""
 
 @dataclass(frozen=True)
 class Observed:

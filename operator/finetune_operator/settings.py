@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -53,6 +53,11 @@ class Settings(BaseModel):
     workers: int = Field(default=16, ge=1, le=64)
     """workers that make steps at the same time."""
     writes_per_second: float = Field(default=40.0, gt=0, le=1000)
+    gpu_hour_prices: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """gpuHourPrices by GPU product (node label nvidia.com/gpu.product) or resource name;
+    `*` = all others."""
+    currency: Annotated[str, Field(pattern="^([A-Z]{3})?$")] = ""
+    """currency of gpuHourPrices, for display."""
     """writesPerSecond of the whole process to the API server."""
     reads_per_second: float = Field(default=50.0, gt=0, le=1000)
     """readsPerSecond of single objects, lists left out."""

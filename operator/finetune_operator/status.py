@@ -13,6 +13,8 @@ from finetune_api.meta import Condition, ConditionStatus
 from finetune_api.status_parts import AttemptRecord, ObjectStatus
 from finetune_operator.observed import Manifest
 
+_WISHES = frozenset({"SuspendRequested", "BudgetExhausted"})
+"""Reasons of condition Suspended; while it is Unknown, what runs is being stopped."""
 LONGEST_MESSAGE = 1024
 MOST_ATTEMPTS = 10
 
@@ -97,7 +99,7 @@ def is_final(status: ObjectStatus) -> bool:
 def is_stopping(status: ObjectStatus) -> bool:
     """Tell whether a stop was recorded and its end was not."""
     found = condition(status, SUSPENDED)
-    return found is not None and (found.status, found.reason) == ("Unknown", "SuspendRequested")
+    return found is not None and found.status == "Unknown" and found.reason in _WISHES
 
 
 def with_record(history: list[AttemptRecord], record: AttemptRecord) -> list[AttemptRecord]:

@@ -16,7 +16,7 @@ LEAST_SECONDS = 10.0
 """Shortest time between two writes that carry only progress."""
 LONGEST_SECONDS = 60.0
 """A percentage that does not move is still confirmed this often."""
-CREEPING_FIELDS = ("progress", "efficiency")
+CREEPING_FIELDS = ("progress", "efficiency", "cost")
 """Parts of a status whose change alone is no transition."""
 
 
@@ -41,6 +41,8 @@ class StatusWrites:
 
     def verdict(self, key: Key, stored: Manifest, planned: Manifest, now: datetime) -> Verdict:
         """Compare the stored status with the planned one."""
+        if stored == planned:  # by far the most frequent case, without a copy of either
+            return Verdict()
         stored, planned = _present(stored), _present(planned)
         if stored == planned:
             return Verdict()

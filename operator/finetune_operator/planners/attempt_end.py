@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+from finetune_api import conditions
 from finetune_api.conditions import PODS_READY
 from finetune_api.run_outcome import FailureClass, Outcome
 from finetune_api.status_parts import AttemptRecord, AttemptStatus
 from finetune_operator.observed import Event, JobFacts
 from finetune_operator.planners.answer import Answer
-from finetune_operator.planners.deadlines import seconds_since
 from finetune_operator.planners.failure_class import End, failure_of
 from finetune_operator.planners.life import Life
 from finetune_operator.planners.retry_budget import spent
+from finetune_operator.planners.spending import EXHAUSTED, Spending
 from finetune_operator.planners.work import SUSPENDED, Achievement
 from finetune_operator.status import NOT_APPLICABLE, Situation, with_record
 
@@ -81,12 +83,19 @@ def stopped(life: Life) -> Answer:
 
 def resting(life: Life, updates: dict[str, Any] | None = None) -> Answer:
     """Say that nothing runs on request; if the wish was taken back, that it goes on."""
-    said = life.verdicts(updates)
-    if life.suspended:
-        message = "runPolicy.suspend is true; set it to false to go on"
-        return Answer(Situation.SUSPENDED, SUSPENDED, message, updates or {}, said)
+    said, rest = life.verdicts(updates), life.rest
+    if rest is not None:
+        verdicts = said | {conditions.SUSPENDED: rest}
+        return Answer(Situation.SUSPENDED, SUSPENDED, rest.message, updates or {}, verdicts)
     message = f"attempt {life.recorded.number} was stopped; the next one is created"
     return Answer(Situation.UNDER_WAY, life.work.waiting_reason, message, updates or {}, said)
+
+
+def spent_up(life: Life, spent: Spending) -> Answer:
+    """Record that no attempt may follow: the last one ended with the budget."""
+    said = life.verdicts() | {PODS_READY: NOT_APPLICABLE}
+    updates = {"completion_time": life.now}
+    return Answer(Situation.FAILED, EXHAUSTED, spent.message, updates, said)
 
 
 def _learned(life: Life) -> dict[str, Any]:
@@ -97,11 +106,10 @@ def _recorded(life: Life, end: End, updates: dict[str, Any]) -> dict[str, Any]:
     """Return the updates with the attempt's record, and its start if that went unseen."""
     status, started = life.observed.object.status, None
     if life.work.component == "attempt":
-        started = status.attempt.started_time or (life.job.created if life.job else None)
+        started = status.attempt.started_time or _unseen_start(life.job)
         attempt: AttemptStatus = updates["attempt"]
         updates["attempt"] = attempt.model_copy(update={"started_time": started})
-        updates["active_seconds"] = status.active_seconds + seconds_since(started, life.now)
-        updates["start_time"] = status.start_time or started
+        updates |= life.work.held(started) | {"start_time": status.start_time or started}
     failure = end.failure.value if end.failure not in _NO_FAILURE else ""
     record = AttemptRecord(
         number=life.recorded.number,
@@ -117,6 +125,12 @@ def _recorded(life: Life, end: End, updates: dict[str, Any]) -> dict[str, Any]:
         message=end.message[:_LONGEST_RECORD],
     ).model_copy(update=life.work.measured(end))
     return updates | {"history": with_record(updates.get("history", status.history), record)}
+
+
+def _unseen_start(job: JobFacts | None) -> datetime | None:
+    """Return about when the pods of a Job came to their nodes, if they did and nobody looked."""
+    ran = job is not None and any(pod.bound for pod in job.pods)
+    return job.created if job and ran else None
 
 
 def _described(end: End) -> str:

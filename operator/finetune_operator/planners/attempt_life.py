@@ -14,7 +14,7 @@ from finetune_api.experiment_status import CheckpointStatus, ExperimentStatus
 from finetune_api.run_outcome import FailureClass
 from finetune_operator.observed import ChildRef, Event, Plan
 from finetune_operator.planners.answer import Answer, planned
-from finetune_operator.planners.attempt_end import completed, failed, last_word, resting
+from finetune_operator.planners.attempt_end import completed, failed, last_word, resting, spent_up
 from finetune_operator.planners.attempt_stops import (
     a_passed_deadline_is_recorded,
     a_suspended_attempt_is_stopped,
@@ -73,9 +73,12 @@ def pods_of_a_predecessor_are_gone_first(life: Life) -> Answer | None:
 
 
 def nothing_starts_while_suspended(life: Life) -> Answer | None:
-    if life.under_way or not life.suspended:
-        return None
-    return resting(life)
+    return None if life.under_way or life.rest is None else resting(life)
+
+
+def nothing_starts_on_a_spent_budget(life: Life) -> Answer | None:
+    spent = life.spending
+    return spent_up(life, spent) if spent and spent.fails and not life.under_way else None
 
 
 def nothing_starts_against_an_obstacle(life: Life) -> Answer | None:
@@ -175,6 +178,7 @@ DECIDERS: tuple[Callable[[Life], Answer | None], ...] = (
     old_pods_are_gone_before_new_ones_start,
     pods_of_a_predecessor_are_gone_first,
     nothing_starts_while_suspended,
+    nothing_starts_on_a_spent_budget,
     nothing_starts_against_an_obstacle,
     repeated_failures_are_spaced_out,
     a_number_is_recorded_before_its_job_exists,

@@ -6,33 +6,39 @@ or the budget of the right class, whatever is seen of its pods.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from finetune_api.conditions import SUSPENDED
 from finetune_api.run_outcome import FailureClass
-from finetune_operator.observed import ChildRef, Event
+from finetune_operator.observed import Event
 from finetune_operator.planners.answer import Answer
 from finetune_operator.planners.attempt_end import failed, stopped
 from finetune_operator.planners.deadlines import (
     passed_deadline,
     recorded_deadline,
-    seconds_since,
 )
 from finetune_operator.planners.failure_class import End
 from finetune_operator.planners.life import Life, lives
 from finetune_operator.planners.retry_budget import spent
-from finetune_operator.status import Situation, is_stopping
+from finetune_operator.status import Situation, Verdict, condition, is_stopping
 
 
 def a_wish_to_suspend_is_recorded(life: Life) -> Answer | None:
     """What ends from now on costs no budget, even if the wish is taken back."""
-    if not (life.under_way and life.suspended) or is_stopping(life.observed.object.status):
+    rest = life.rest if life.under_way else None
+    if rest is None or is_stopping(life.observed.object.status):
         return None
-    return _stopping(life)
+    answer = _stopping(life, rest)
+    return replace(answer, events=(Event("Normal", rest.reason, answer.message),))
 
 
 def a_suspended_attempt_is_stopped(life: Life) -> Answer | None:
-    if not (life.under_way and is_stopping(life.observed.object.status)):
+    wish = condition(life.observed.object.status, SUSPENDED)
+    if wish is None or not (life.under_way and is_stopping(life.observed.object.status)):
         return None
     if life.remaining() or (life.job and lives(life.job)):
-        return _stopping(life, delete=life.living())
+        recorded = Verdict("Unknown", wish.reason, wish.message)
+        return replace(_stopping(life, recorded), delete=life.living())
     return stopped(life)
 
 
@@ -77,9 +83,8 @@ def what_its_queue_stops_waits_again(life: Life) -> Answer | None:
     waits = {"started_time": None, "created_time": life.now}
     updates = {
         "attempt": attempt.model_copy(update=waits),
-        "active_seconds": status.active_seconds + seconds_since(attempt.started_time, life.now),
         "restarts": restarts,
-    }
+    } | life.work.held(attempt.started_time)
     return Answer(
         Situation.UNDER_WAY,
         life.work.waiting_reason,
@@ -90,6 +95,8 @@ def what_its_queue_stops_waits_again(life: Life) -> Answer | None:
     )
 
 
-def _stopping(life: Life, delete: tuple[ChildRef, ...] = ()) -> Answer:
-    message = f"{life.named} is being stopped: runPolicy.suspend is true"
-    return life.awaiting(message, situation=Situation.STOPPING, delete=delete)
+def _stopping(life: Life, why: Verdict) -> Answer:
+    message = f"{life.named} is being stopped: {why.message}"
+    answer = life.awaiting(message, situation=Situation.STOPPING)
+    said = Verdict("Unknown", why.reason, why.message)
+    return replace(answer, verdicts=dict(answer.verdicts) | {SUSPENDED: said})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from finetune_api.status_parts import AttemptStatus
+from finetune_operator.planners.elapsed import seconds_since
 from finetune_operator.planners.work import Recorded, Work
 
 
@@ -35,6 +37,11 @@ class AttemptWork(Work):
         )
         children = status.children.model_copy(update={"job": None, "config_map": None})
         return {"attempt": attempt, "children": children}
+
+    def held(self, started: datetime | None) -> dict[str, Any]:
+        """Record the running time."""
+        seconds = seconds_since(started, self.observed.now)
+        return {"active_seconds": self.observed.object.status.active_seconds + seconds}
 
     def ended(self, ended: str) -> dict[str, Any]:
         """Record the end of an attempt."""

@@ -1,4 +1,4 @@
-"""For what an attempt is ended though it could go on: its deadlines, and a hang.
+"""For what an attempt is ended though it could go on: deadlines, a hang, a spent budget.
 
 Deadlines compare with times that the operator itself recorded. Suspended time and time in a queue
 cost nothing; clocks of two machines are never compared.
@@ -15,12 +15,20 @@ from finetune_operator.observed import JobFacts
 from finetune_operator.planners.failure_class import End
 from finetune_operator.planners.life import Life
 from finetune_operator.planners.pods_ready import waiting_message
+from finetune_operator.planners.spending import EXHAUSTED
 from finetune_operator.planners.stall import stall
 
 START, ACTIVE, QUEUE = "StartTimeout", "DeadlineExceeded", "QueueDeadlineExceeded"
 HANG = "Hang"
-_TRIED_AGAIN = {START: FailureClass.START_TIMEOUT, HANG: FailureClass.HANG}
-_LATER = {HANG: "its ranks showed no sign of life within the limit of runPolicy.hangTimeoutSeconds"}
+_CLASSES = {
+    START: FailureClass.START_TIMEOUT,
+    HANG: FailureClass.HANG,
+    EXHAUSTED: FailureClass.BUDGET,
+}
+_LATER = {
+    HANG: "its ranks showed no sign of life within the limit of runPolicy.hangTimeoutSeconds",
+    EXHAUSTED: "runPolicy.budget was spent",
+}
 """What is said of an end whose cause cannot be looked at any more."""
 
 
@@ -34,7 +42,7 @@ class Deadline:
 
     def end(self) -> End:
         """Return the end of an attempt that passed it."""
-        failure = _TRIED_AGAIN.get(self.reason, FailureClass.DEADLINE)
+        failure = _CLASSES.get(self.reason, FailureClass.DEADLINE)
         return End(failure, self.reason, self.message)
 
 
@@ -55,13 +63,9 @@ def recorded_deadline(life: Life) -> Deadline | None:
 
 def next_deadline_seconds(life: Life) -> float | None:
     """Return the time until the next deadline passes, or None."""
-    dues = ((one.time - life.observed.now).total_seconds() for one in _deadlines(life))
-    return min(dues, default=None)
-
-
-def seconds_since(started: datetime | None, now: datetime) -> int:
-    """Return whole seconds, 0 for what has not begun."""
-    return max(0, int((now - started).total_seconds())) if started else 0
+    dues = [(one.time - life.observed.now).total_seconds() for one in _deadlines(life)]
+    spent = life.spending.seconds_left() if life.spending else None
+    return min(dues if spent is None else [*dues, spent], default=None)
 
 
 def _is_starting(life: Life, job: JobFacts) -> bool:
@@ -100,5 +104,7 @@ def _deadlines(life: Life, *, stopping: bool = False) -> Iterator[Deadline]:
             f"not all of it was up within runPolicy.startDeadlineSeconds "
             f"{policy.start_deadline_seconds}{because}",
         )
+    if life.spending and life.spending.fails:
+        yield Deadline(EXHAUSTED, life.now, life.spending.message)
     if silence := stall(life.job, policy):
         yield Deadline(HANG, life.now, silence)

@@ -28,6 +28,7 @@ REASONS: dict[FailureClass, str] = {
     FailureClass.HANG: "Hang",
     FailureClass.START_TIMEOUT: "StartTimeout",
     FailureClass.DEADLINE: "DeadlineExceeded",
+    FailureClass.BUDGET: "BudgetExhausted",
 }
 """The reason of a class when the outcome names none that is known."""
 _CAUSES = tuple(

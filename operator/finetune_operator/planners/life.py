@@ -11,6 +11,7 @@ from finetune_api.conditions import PODS_READY, QUOTA_RESERVED, READY
 from finetune_operator.observed import ChildRef, JobFacts, Observed, PodFacts
 from finetune_operator.planners.answer import Answer
 from finetune_operator.planners.pods_ready import pods_ready, quota_reserved
+from finetune_operator.planners.spending import EXHAUSTED, Spending
 from finetune_operator.planners.work import Recorded, Work
 from finetune_operator.status import Situation, Verdict, condition
 
@@ -36,9 +37,21 @@ class Life:
         return self.recorded.number > 0 and self.recorded.ended is None
 
     @property
-    def suspended(self) -> bool:
-        """Tell whether the spec asks this work to stop."""
-        return self.work.heeds_suspend and self.observed.object.spec.run_policy.suspend
+    def rest(self) -> Verdict | None:
+        """Return condition Suspended as long as nothing of this work may run, or None."""
+        if not self.work.heeds_suspend:
+            return None
+        if self.observed.object.spec.run_policy.suspend:
+            message = "runPolicy.suspend is true; set it to false to go on"
+            return Verdict("True", "SuspendRequested", message)
+        if self.spending and self.spending.suspends:
+            return Verdict("True", EXHAUSTED, self.spending.message)
+        return None
+
+    @property
+    def spending(self) -> Spending | None:
+        """Return what this work has spent of a budget; None if it takes nothing that costs."""
+        return self.work.spending()
 
     @property
     def queue(self) -> str | None:

@@ -26,6 +26,7 @@ from finetune_operator.planners.recorded_attempt import (
     warnings,
 )
 from finetune_operator.planners.settled import settled
+from finetune_operator.planners.spending import the_budget_has_a_price
 from finetune_operator.planners.work import Achievement, Obstacle, Recorded, Work
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Situation, Verdict
 
@@ -79,6 +80,7 @@ class PreparationWork(Work):
             checks.names_are_free(self.observed.foreign_names),
             checks.results_have_a_place(experiment.spec.storage, self.observed.policy),
             checks.the_model_is_allowed(experiment.spec.model, self.observed.policy),
+            the_budget_has_a_price(experiment.spec, self.observed.policy),
         )
         if allowed:
             return _refusal(allowed, said)

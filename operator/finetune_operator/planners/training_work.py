@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from finetune_api.conditions import CHECKPOINT_AVAILABLE, DEPENDENCIES_READY, PLANNED
@@ -25,6 +27,7 @@ from finetune_operator.manifests.job_pod import GRACE_SECONDS
 from finetune_operator.manifests.owned import Owner, owner
 from finetune_operator.observed import Event, JobFacts, Manifest, Observed
 from finetune_operator.planners.attempt_work import AttemptWork
+from finetune_operator.planners.elapsed import seconds_since
 from finetune_operator.planners.experiment_of import experiment_of
 from finetune_operator.planners.failure_class import End
 from finetune_operator.planners.recorded_attempt import (
@@ -36,6 +39,12 @@ from finetune_operator.planners.recorded_attempt import (
 )
 from finetune_operator.planners.run_efficiency import efficiency, forgotten, measured
 from finetune_operator.planners.settled import settled
+from finetune_operator.planners.spending import (
+    Spending,
+    ended_gpu_seconds,
+    spending,
+    the_budget_has_a_price,
+)
 from finetune_operator.planners.training_progress import (
     last_words,
     memory_off_plan,
@@ -65,10 +74,26 @@ class TrainingWork(AttemptWork):
     def begun(self, number: int) -> dict[str, Any]:
         """Record an attempt and its size: the spec may name another while it is stopped."""
         updates = super().begun(number)
-        ranks = {"world_size": world_size(experiment_of(self.observed).spec.compute)}
+        compute = experiment_of(self.observed).spec.compute
+        gpus = compute.nodes * compute.gpus_per_node or None
+        ranks = {"world_size": world_size(compute), "gpus": gpus}
         attempt = updates["attempt"].model_copy(update=ranks)
         progress = forgotten(experiment_of(self.observed).status.progress)
         return updates | {"attempt": attempt, "progress": progress}
+
+    def spending(self) -> Spending:
+        """Return what its GPUs have cost."""
+        return spending(experiment_of(self.observed), self.observed.policy, self.observed.now)
+
+    def held(self, started: datetime | None) -> dict[str, Any]:
+        """Record the running time, and the GPU time that it was."""
+        status = experiment_of(self.observed).status
+        gpus = status.attempt.gpus
+        if not gpus:
+            return super().held(started)
+        ended = ended_gpu_seconds(status) + gpus * seconds_since(started, self.observed.now)
+        spent = replace(self.spending(), gpu_seconds=ended)
+        return super().held(started) | {"cost": spent.status(ended)}
 
     def obstacle(self) -> Obstacle | None:
         """Return what the operator refuses."""
@@ -77,6 +102,7 @@ class TrainingWork(AttemptWork):
             names_are_free(self.observed.foreign_names),
             results_have_a_place(spec.storage, self.observed.policy),
             the_model_is_allowed(spec.model, self.observed.policy),
+            the_budget_has_a_price(spec, self.observed.policy),
         )
         return refused(refusal) if refusal else None
 
@@ -136,6 +162,8 @@ class TrainingWork(AttemptWork):
         experiment = experiment_of(self.observed)
         updates = seen_attempt(self.observed, job, service=experiment.metadata.name)
         ready = sum(pod.ready for pod in job.pods)
+        if experiment.status.attempt.gpus and experiment.status.attempt.started_time:
+            updates["cost"] = self.spending().status(ended_gpu_seconds(experiment.status))
         updates["pods"] = PodCounts(ready=ready, total=experiment.spec.compute.nodes)
         told = reported(experiment.status, job.progress, self.observed.now) if job.progress else {}
         return updates | told
@@ -174,6 +202,9 @@ class TrainingWork(AttemptWork):
         notices = []
         if found.quarantined > status.checkpoints.quarantined:
             notices.append(Event("Warning", "Quarantined", _available(found).message))
+        spent = self.spending()
+        if "cost" in updates and spent.is_noticed_since(status.cost):
+            notices.append(Event("Warning", "BudgetNotice", spent.said))
         if off := memory_off_plan(status, updates.get("progress")):
             notices.append(Event("Warning", "MemoryOffPlan", off))
         return tuple(notices)

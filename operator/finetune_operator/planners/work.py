@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from finetune_api.run_outcome import FailureClass, Outcome
 from finetune_operator.observed import Event, JobFacts, Key, Manifest, Observed
 from finetune_operator.planners.failure_class import End
+from finetune_operator.planners.spending import Spending
 from finetune_operator.status import Situation, Verdict
 
 SUSPENDED = "Suspended"
@@ -131,6 +132,14 @@ class Work(ABC):
     def measured(self, _end: End) -> dict[str, Any]:
         """Return what the record of an ended attempt holds of its steps."""
         return {}
+
+    def held(self, _started: datetime | None) -> dict[str, Any]:
+        """Return the status updates for the time an attempt was on nodes, once that has ended."""
+        return {}
+
+    def spending(self) -> Spending | None:
+        """Return what it has spent of a budget; None if it takes nothing that costs."""
+        return None
 
     def notices(self, _updates: Mapping[str, Any]) -> tuple[Event, ...]:
         """Return events that the updates call for beside the change of Ready."""
