@@ -168,13 +168,13 @@ FAILURE_REASONS: dict[str, tuple[str, str]] = {
     "NonFiniteLoss": ("NaN or Inf appeared", "lower the rate, clip, look at the data"),
     "ServiceUnavailable": ("a hub or store kept failing", "repair the service"),
     "PeerLost": ("a rank died, retries used up", "look at the node; raise retries.peerLost"),
-    "Hang": (
-        "no rank gave a sign of life within the limit of hangTimeoutSeconds, retries used up",
-        "look at the stacks in the log and at the nodes; raise the limit or retries.hang",
-    ),
     "BudgetExhausted": (
         "runPolicy.budget is spent; a checkpoint was written",
         "raise the budget: a suspended run goes on by itself, a failed one with rerun",
+    ),
+    "Hang": (
+        "no rank gave a sign of life within the limit of hangTimeoutSeconds, retries used up",
+        "look at the stacks in the log and at the nodes; raise the limit or retries.hang",
     ),
     "Disrupted": (
         "drained, evicted or preempted more often than retries.disruption",

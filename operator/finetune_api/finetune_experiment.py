@@ -100,12 +100,12 @@ class ExperimentSpec(ApiModel):
             "FSDP cannot shard an 8-bit base; use NF4, or strategy DDP",
         ),
         Rule(
-            "!has(self.deepspeed) || self.compute.strategy in ['ZeRO2','ZeRO3']",
-            "deepspeed acts with strategy ZeRO2 or ZeRO3 only",
-        Rule(
             "!has(self.runPolicy.budget) || self.compute.gpusPerNode > 0",
             "a budget is one of GPU time, of which gpusPerNode 0 takes none; remove it",
         ),
+        Rule(
+            "!has(self.deepspeed) || self.compute.strategy in ['ZeRO2','ZeRO3']",
+            "deepspeed acts with strategy ZeRO2 or ZeRO3 only",
         ),
         Rule(
             "!has(self.fsdp) || self.compute.strategy == 'FSDP'",

@@ -143,10 +143,10 @@ class Outcome(ConfigModel):
     """reason is a name of `conditions.FAILURE_REASONS` or of a data finding; empty = by class."""
     rank: int = Field(default=0, ge=0)
     step: int = Field(default=0, ge=0)
-    message: str = Field(default="", max_length=1024)
     first_step: int | None = Field(default=None, ge=0)
     step_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """firstStep and stepSeconds as in `run_progress`, from rank 0 alone."""
+    message: str = Field(default="", max_length=1024)
     remedy: str = Field(default="", max_length=256)
     checkpoint: CheckpointRef | None = None
     best: Best | None = None

@@ -35,13 +35,13 @@ class Progress(ConfigModel):
     epoch: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     seconds_since_step: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     median_step_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    silent_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """silentSeconds since the pod's most silent rank showed a sign of life: a step, a batch of an
+    evaluation, a part of a save."""
     eta_seconds: float | None = Field(default=None, ge=0, le=LARGEST_INTEGER)
     train_tokens: int = Field(default=0, ge=0)
     tokens_per_second: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     supervised_tokens_per_second: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    silent_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """silentSeconds since the pod's most silent rank showed a sign of life: a step, a batch of an
-    evaluation, a part of a save."""
     phase_seconds: dict[str, float] = Field(default_factory=dict, max_length=8)
     """phaseSeconds are mean seconds of a step by data, forward, backward, optimizer."""
     mfu: float | None = Field(default=None, ge=0, allow_inf_nan=False)

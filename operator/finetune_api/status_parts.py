@@ -72,18 +72,18 @@ class AttemptRecord(ApiModel):
     """exitCode of the rank that failed first."""
     rank: int | None = None
     """rank that failed first."""
-    last_step: int | None = None
-    """lastStep reported."""
     first_step: int | None = None
     """firstStep it went on from; absent if it took none."""
-    message: str = Field(default="", max_length=256)
-    """message of the end."""
+    last_step: int | None = None
+    """lastStep reported."""
     last_step_time: datetime | None = None
     """lastStepTime is when the last step was reported."""
     step_seconds: float | None = None
     """stepSeconds it spent in steps."""
     recovery_seconds: int | None = None
     """recoverySeconds from its last step to the first one beyond it, taken by a later attempt."""
+    message: str = Field(default="", max_length=256)
+    """message of the end."""
 
 
 class RevisionRecord(ApiModel):

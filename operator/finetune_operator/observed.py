@@ -115,13 +115,13 @@ class Policy:
     addresses_allowed: tuple[str, ...] = ()
     hub_endpoint: str | None = None
     node_lost_seconds: int = 300
-    visitor_namespaces: tuple[str, ...] = ()
-    """visitor_namespaces hold the operator and what scrapes metrics."""
-
     gpu_hour_prices: Mapping[str, float] = field(default_factory=dict)
     """gpu_hour_prices by GPU product or resource name; `*` = any other."""
     currency: str = ""
     """currency of these prices."""
+    visitor_namespaces: tuple[str, ...] = ()
+    """visitor_namespaces hold the operator and what scrapes metrics."""
+
 
 @dataclass(frozen=True)
 class Observed:

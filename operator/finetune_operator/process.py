@@ -65,12 +65,6 @@ def policy_of(settings: Settings) -> Policy:
         node_lost_seconds=settings.node_lost_seconds,
         gpu_hour_prices=settings.gpu_hour_prices,
         currency=settings.currency,
-        optional_kinds=frozenset(
-            resource.kind
-            for resource, is_on in ((JOB_SETS, settings.job_sets), (POD_GROUPS, settings.volcano))
-            if is_on
-        ),
-        network_profiles=settings.network_profiles,
     )
 
 

@@ -46,6 +46,11 @@ class Settings(BaseModel):
     """hubEndpoint is the hub of objects that name none; absent = the public one."""
     monitoring_namespaces: tuple[str, ...] = ("monitoring",)
     """monitoringNamespaces may scrape job pods through their NetworkPolicies."""
+    gpu_hour_prices: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """gpuHourPrices by GPU product (node label nvidia.com/gpu.product) or resource name;
+    `*` = all others."""
+    currency: Annotated[str, Field(pattern="^([A-Z]{3})?$")] = ""
+    """currency of gpuHourPrices, for display."""
     node_lost_seconds: int = Field(default=300, ge=30, le=3600)
     """nodeLostSeconds after which a pod whose deletion is overdue no longer blocks a restart."""
     progress_interval_seconds: float = Field(default=10.0, ge=1.0, le=300.0)
@@ -53,11 +58,6 @@ class Settings(BaseModel):
     workers: int = Field(default=16, ge=1, le=64)
     """workers that make steps at the same time."""
     writes_per_second: float = Field(default=40.0, gt=0, le=1000)
-    gpu_hour_prices: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """gpuHourPrices by GPU product (node label nvidia.com/gpu.product) or resource name;
-    `*` = all others."""
-    currency: Annotated[str, Field(pattern="^([A-Z]{3})?$")] = ""
-    """currency of gpuHourPrices, for display."""
     """writesPerSecond of the whole process to the API server."""
     reads_per_second: float = Field(default=50.0, gt=0, le=1000)
     """readsPerSecond of single objects, lists left out."""
