@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import builders
 import good_ends
-from finetune_api.names import ATTEMPT_LABEL, COMPONENT_LABEL
+from finetune_api.names import ATTEMPT_LABEL, COMPONENT_LABEL, REVISION_LABEL
 from finetune_api.run_outcome import FailureClass
 from finetune_operator.observed import ChildRef, JobFacts, Manifest, Observed, PodFacts
 from finetune_operator.planners import plan
@@ -84,7 +84,10 @@ class PlayedCluster:
             for index in range(child["spec"]["completions"])
         )
         number, component = int(labels[ATTEMPT_LABEL]), labels[COMPONENT_LABEL]
-        self.jobs[name] = JobFacts(ref=ref, attempt=number, component=component, pods=pods)
+        revision = int(labels.get(REVISION_LABEL, "1"))
+        self.jobs[name] = JobFacts(
+            ref=ref, attempt=number, component=component, revision=revision, pods=pods
+        )
 
     def _delete(self, ref: ChildRef) -> None:
         job = self.jobs[ref.name]

@@ -14,7 +14,7 @@ from finetune_operator.planners.preparation_work import PreparationWork
 from finetune_operator.planners.rerun import rerun, wants_rerun
 from finetune_operator.planners.training_work import TrainingWork
 from finetune_operator.planners.work import Work
-from finetune_operator.status import Situation, is_final
+from finetune_operator.status import Situation, as_json, is_final
 
 _WORKS: dict[str, tuple[type[Work], ...]] = {
     DATASET: (DatasetWork,),
@@ -27,7 +27,7 @@ _PLANNERS = {DATASET: plan_dataset, EXPERIMENT: plan_experiment, EXPORT: plan_ex
 def plan(observed: Observed) -> Plan:
     """Return what an object needs next, and its complete new status."""
     if observed.object.metadata.deletion_timestamp is not None:
-        return unchanged(observed)
+        return Plan(status=as_json(observed.object.status))
     if wants_rerun(observed):
         return rerun(observed, _WORKS[observed.key.kind])
     if is_final(observed.object.status) and not _begins_anew(observed):
