@@ -9,13 +9,25 @@ from harness import kubectl as kube
 from harness.cluster import healthy
 from harness.namespaces import namespace
 from installation import install_operator, operator_log
-from scenarios.stories import Ground, dataset, furnish, wait_for_condition
+from scenarios.after_faults import KIND, STEPS
+from scenarios.stories import (
+    Ground,
+    dataset,
+    experiment,
+    furnish,
+    wait_for_condition,
+    weights_digest,
+)
+
+LONGEST_SECONDS = 1200
+"""Of one story, what its fixtures wait for included: this machine may be busy."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark everything below this folder, so that `-m "not cluster"` leaves it out."""
     for item in items:
         item.add_marker(pytest.mark.cluster)
+        item.add_marker(pytest.mark.timeout(LONGEST_SECONDS))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,12 +51,23 @@ def ground(operator: None, request: pytest.FixtureRequest) -> Iterator[Ground]:
         yield Ground(name, furnish(name))
 
 
-@pytest.fixture(scope="module")
-def sums(ground: Ground) -> Ground:
-    """A namespace whose Dataset `sums` is Ready."""
-    kube.apply(dataset(), namespace=ground.namespace)
-    wait_for_condition("dataset", "sums", ground.namespace, "Ready")
-    return ground
+@pytest.fixture(scope="session")
+def sums(operator: None) -> Iterator[Ground]:
+    """A namespace for the runs of all modules; its Dataset `sums` is Ready."""
+    with namespace("sums") as name:
+        ground = Ground(name, furnish(name))
+        kube.apply(dataset(), namespace=name)
+        wait_for_condition("dataset", "sums", name, "Ready")
+        yield ground
+
+
+@pytest.fixture(scope="session")
+def undisturbed(sums: Ground) -> str:
+    """The digest of the weights of a run that nothing happened to."""
+    kube.apply(experiment("calm", steps=STEPS), namespace=sums.namespace)
+    body = wait_for_condition(KIND, "calm", sums.namespace, "Complete")
+    assert body["status"]["attempt"]["number"] == 1
+    return weights_digest(sums.files, body)
 
 
 @pytest.fixture(scope="session", autouse=True)

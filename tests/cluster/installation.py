@@ -6,10 +6,16 @@ import subprocess
 from pathlib import Path
 
 from harness import kubectl as kube
-from harness.locations import BIN, KUBECONFIG
+from harness.containers import signal_pod
+from harness.locations import BIN, KUBECONFIG, LOGS
 
 NAMESPACE, RELEASE = "finetune-system", "finetune-operator"
 CHART = Path(__file__).parents[2] / "helm" / "finetune-operator"
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+"""What the API server calls the installed operator."""
+SELECTOR = "app.kubernetes.io/name=finetune-operator"
+KEPT = LOGS / "operators.log"
+"""What operators said whose logs the kubelet has removed, or soon will."""
 
 
 def install_operator(*settings: str) -> None:
@@ -51,8 +57,7 @@ def install_operator(*settings: str) -> None:
 
 def operator_pod() -> str:
     """Return the name of the running operator pod."""
-    selector = "app.kubernetes.io/name=finetune-operator"
-    pods = kube.fetch("pods", namespace=NAMESPACE, selector=selector)["items"]
+    pods = kube.fetch("pods", namespace=NAMESPACE, selector=SELECTOR)["items"]
     names = [
         pod["metadata"]["name"]
         for pod in pods
@@ -63,10 +68,35 @@ def operator_pod() -> str:
     return str(names[0])
 
 
+def operator_is_back() -> str:
+    """Wait until the operator is ready again and return the name of its pod."""
+    kube.kubectl(
+        "rollout", "status", f"deployment/{RELEASE}", "--timeout=120s",
+        namespace=NAMESPACE, timeout=150,
+    )  # fmt: skip
+    return operator_pod()
+
+
+def kill_operator() -> None:
+    """End the operator as the kernel would; its log up to now is kept."""
+    keep_operator_log()
+    signal_pod(NAMESPACE, operator_pod())
+
+
+def keep_operator_log() -> None:
+    """Copy the log of the running operator: with its pod or its container it would go."""
+    with KEPT.open("a", encoding="utf-8") as kept:
+        kept.write(_present_log())
+
+
 def operator_log() -> str:
-    """Return the log of the operator, of containers before a restart too."""
+    """Return what the operators of this cluster have said, as far as it was kept."""
+    return (KEPT.read_text(encoding="utf-8") if KEPT.exists() else "") + _present_log()
+
+
+def _present_log() -> str:
     text = ""
-    for extra in ([], ["--previous"]):
+    for extra in (["--previous"], []):
         try:
             text += kube.kubectl(
                 "logs", f"deployment/{RELEASE}", "--tail=-1", *extra, namespace=NAMESPACE

@@ -165,7 +165,7 @@ async def test_a_quota_that_refuses_pods_is_quoted_and_lifting_it_is_enough(
         await operator.working()
         await asyncio.to_thread(apply, dataset(place))
         await until(lambda: "exceeded quota" in condition(place, "Ready").get("message", ""), 60)
-        assert condition(place, "PodsReady")["reason"] == "PodForbidden"
+        assert condition(place, "PodsReady")["reason"] == "QuotaExceeded"
         kubectl("delete", "resourcequota", "none", namespace=place)
         await until(lambda: condition(place, "Ready").get("status") == "True", seconds=180)
         assert operator.complaints() == []

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from harness import kubectl as kube
+from scenarios.after_faults import KIND, STEPS, unharmed
 from scenarios.stories import (
     Ground,
     condition,
@@ -20,11 +21,8 @@ from scenarios.stories import (
     read,
     running_since_checkpoint,
     wait_for,
-    wait_for_condition,
-    weights_digest,
 )
 
-STEPS = 200
 WAITING = "couldn't assign flavors to pod set main: insufficient unused quota for cpu"
 WORKLOADS: dict[str, Any] = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -49,7 +47,6 @@ WORKLOADS: dict[str, Any] = {
         ],
     },
 }
-KIND = "finetuneexperiment"
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +78,9 @@ def _refuse(queue: Ground, job: dict[str, Any]) -> None:
     kube.apply(workload, namespace=queue.namespace)
 
 
-def test_a_queued_run_waits_is_admitted_preempted_and_goes_on(queue: Ground) -> None:
-    kube.apply(experiment("free", steps=STEPS), namespace=queue.namespace)
-    calm = wait_for_condition(KIND, "free", queue.namespace, "Complete", timeout=400)
+def test_a_queued_run_waits_is_admitted_preempted_and_goes_on(
+    queue: Ground, undisturbed: str
+) -> None:
     queued = {"scheduling": {"queueName": "research"}}
     kube.apply(experiment("queued", steps=STEPS, **queued), namespace=queue.namespace)
 
@@ -111,10 +108,7 @@ def test_a_queued_run_waits_is_admitted_preempted_and_goes_on(queue: Ground) -> 
     )  # fmt: skip
     _admit(queue, "queued-a1", suspend=False)
 
-    body = wait_for_condition(KIND, "queued", queue.namespace, "Complete", timeout=400)
-    assert body["status"]["attempt"]["number"] == 1
-    assert body["status"]["restarts"]["disruption"] == 1
-    assert weights_digest(queue.files, body) == weights_digest(queue.files, calm)
+    unharmed(queue, "queued", undisturbed, disruption=1)
 
 
 def _job(queue: Ground) -> dict[str, Any] | None:

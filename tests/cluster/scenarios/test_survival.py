@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from harness import kubectl as kube
 from harness.containers import signal_pod
-from harness.object_store import bucket_directory, outage_for
-from installation import NAMESPACE, operator_pod
+from harness.object_store import bucket_directory, outage
+from scenarios.after_faults import KIND, STEPS, pod_names, started, unharmed
 from scenarios.stories import (
     Ground,
     bucket,
@@ -18,44 +19,19 @@ from scenarios.stories import (
     newest_checkpoint,
     rank_pods,
     running_since_checkpoint,
+    wait_for,
     wait_for_condition,
     weights_digest,
 )
-
-STEPS = 300
-
-
-@pytest.fixture(scope="module")
-def undisturbed(sums: Ground) -> str:
-    """The digest of the weights of a run that nothing happened to."""
-    kube.apply(experiment("calm", steps=STEPS), namespace=sums.namespace)
-    body = wait_for_condition("finetuneexperiment", "calm", sums.namespace, "Complete")
-    assert body["status"]["attempt"]["number"] == 1
-    return weights_digest(sums.files, body)
-
-
-def _started(sums: Ground, name: str, **spec: object) -> None:
-    kube.apply(experiment(name, steps=STEPS, **spec), namespace=sums.namespace)
-    running_since_checkpoint(sums.namespace, name, sums.files)
-
-
-def _finished(sums: Ground, name: str) -> dict:
-    return wait_for_condition("finetuneexperiment", name, sums.namespace, "Complete", timeout=400)
 
 
 def test_a_deleted_pod_restarts_all_ranks_from_the_last_checkpoint(
     sums: Ground, undisturbed: str
 ) -> None:
-    _started(sums, "evicted")
-    victim = rank_pods(sums.namespace, "evicted")[1]["metadata"]["name"]
+    victim = pod_names(started(sums, "deleted-pod"))[1]
     kube.kubectl("delete", "pod", victim, "--wait=false", namespace=sums.namespace)
 
-    body = _finished(sums, "evicted")
-
-    assert weights_digest(sums.files, body) == undisturbed
-    assert body["status"]["attempt"]["number"] == 2
-    assert body["status"]["restarts"]["disruption"] == 1
-    assert body["status"]["restarts"]["unknown"] == 0
+    unharmed(sums, "deleted-pod", undisturbed, attempts=2, disruption=1)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -63,81 +39,65 @@ def test_a_rank_killed_by_sigkill_changes_nothing_in_the_result(
     sums: Ground, undisturbed: str, rank: int
 ) -> None:
     name = f"killed-{rank}"
-    _started(sums, name)
-    victim = rank_pods(sums.namespace, name)[rank]["metadata"]["name"]
+    victim = pod_names(started(sums, name))[rank]
     assert signal_pod(sums.namespace, victim)
 
-    body = _finished(sums, name)
-
-    assert weights_digest(sums.files, body) == undisturbed
-    assert body["status"]["attempt"]["number"] == 2
+    unharmed(sums, name, undisturbed, attempts=2, unknown=1)
 
 
-def test_an_operator_killed_twice_starts_nothing_twice(sums: Ground, undisturbed: str) -> None:
-    kube.apply(experiment("orphaned", steps=STEPS), namespace=sums.namespace)
-    signal_pod(NAMESPACE, operator_pod())
-    running_since_checkpoint(sums.namespace, "orphaned", sums.files)
-    signal_pod(NAMESPACE, operator_pod())
-
-    body = _finished(sums, "orphaned")
-
-    assert weights_digest(sums.files, body) == undisturbed
-    assert body["status"]["attempt"]["number"] == 1
-    jobs = kube.fetch(
-        "jobs", namespace=sums.namespace, selector="finetune.dev/experiment=orphaned"
-    )["items"]
-    assert sorted(job["metadata"]["name"] for job in jobs) == ["orphaned-a1", "orphaned-p1"]
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(
-    sums: Ground, undisturbed: str, damage: str
+def test_damaged_checkpoints_are_reported_and_the_newest_whole_one_is_used(
+    sums: Ground, undisturbed: str
 ) -> None:
-    name = f"damaged-{damage}"
-    _started(sums, name)
-    running_since_checkpoint(sums.namespace, name, sums.files, step=30)
-    suspended = {"spec": {"runPolicy": {"suspend": True}}}
-    _patch(sums, name, suspended)
-    wait_for_condition("finetuneexperiment", name, sums.namespace, "Suspended")
-    newest = max(checkpoints(sums.files, name), key=lambda path: int(path.parent.name[5:]))
-    weights = next(newest.parent.glob("trainable-*.safetensors"))
-    data = bytearray(weights.read_bytes())
-    if damage == "cut":
-        data = data[: len(data) // 2]
-    else:
-        data[len(data) // 2] ^= 1
-    weights.write_bytes(data)
-    _patch(sums, name, {"spec": {"runPolicy": {"suspend": False}}})
+    """The newest is cut short, the one before has a flipped bit."""
+    started(sums, "damaged")
+    running_since_checkpoint(sums.namespace, "damaged", sums.files, step=30)
+    _suspend(sums, "damaged")
+    *_, before, newest = checkpoints(sums.files, "damaged")
+    _damage(before, flip=True)
+    _damage(newest, flip=False)
+    _patch(sums, "damaged", {"spec": {"runPolicy": {"suspend": False}}})
 
-    body = _finished(sums, name)
+    body = unharmed(sums, "damaged", undisturbed, attempts=2)
 
-    assert weights_digest(sums.files, body) == undisturbed
-    assert body["status"]["checkpoints"]["quarantined"] == 1
-    assert newest.with_name("quarantined.json").exists()
+    assert body["status"]["checkpoints"]["quarantined"] == 2
+    for manifest in (before, newest):
+        assert manifest.with_name("quarantined.json").exists()
     events = kube.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}",
                           namespace=sums.namespace)  # fmt: skip
     assert "Quarantined" in events.split()
 
 
+def _damage(manifest: Path, *, flip: bool) -> None:
+    weights = next(manifest.parent.glob("trainable-*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    if flip:
+        data[len(data) // 2] ^= 1
+    else:
+        data = data[: len(data) // 2]
+    weights.write_bytes(data)
+
+
 def _patch(sums: Ground, name: str, patch: dict) -> None:
-    kube.kubectl("patch", "finetuneexperiment", name, "--type=merge", "-p", json.dumps(patch),
+    kube.kubectl("patch", KIND, name, "--type=merge", "-p", json.dumps(patch),
                  namespace=sums.namespace)  # fmt: skip
 
 
+def _suspend(sums: Ground, name: str) -> dict:
+    _patch(sums, name, {"spec": {"runPolicy": {"suspend": True}}})
+    return wait_for_condition(KIND, name, sums.namespace, "Suspended")
+
+
 def test_a_suspended_run_frees_its_pods_and_loses_no_step(sums: Ground, undisturbed: str) -> None:
-    _started(sums, "paused")
-    _patch(sums, "paused", {"spec": {"runPolicy": {"suspend": True}}})
-    body = wait_for_condition("finetuneexperiment", "paused", sums.namespace, "Suspended")
+    started(sums, "paused")
+    body = _suspend(sums, "paused")
     assert condition(body, "Ready")["reason"] == "Suspended"
     phases = {pod["status"]["phase"] for pod in rank_pods(sums.namespace, "paused")}
     assert phases <= {"Succeeded", "Failed"}
     stopped_at = newest_checkpoint(sums.files, "paused")
     _patch(sums, "paused", {"spec": {"runPolicy": {"suspend": False}}})
 
-    body = _finished(sums, "paused")
+    unharmed(sums, "paused", undisturbed, attempts=2)
 
-    assert weights_digest(sums.files, body) == undisturbed
-    assert body["status"]["restarts"] == dict.fromkeys(body["status"]["restarts"], 0)
     first = min(
         int(path.parent.name[5:])
         for path in checkpoints(sums.files, "paused")
@@ -149,12 +109,20 @@ def test_a_suspended_run_frees_its_pods_and_loses_no_step(sums: Ground, undistur
 def test_training_goes_on_while_the_store_is_down_and_uploads_catch_up(
     sums: Ground, undisturbed: str
 ) -> None:
+    """The store comes back only when the status shows steps far beyond what lies in it."""
     storage = {"s3": bucket("outage", faulty=True)}
     kube.apply(experiment("cut-off", steps=STEPS, storage=storage), namespace=sums.namespace)
-    running_since_checkpoint(sums.namespace, "cut-off", bucket_directory() / "outage")
-    outage_for(30).join()
+    files = bucket_directory() / "outage"
+    running_since_checkpoint(sums.namespace, "cut-off", files)
+    with outage():
+        stored = newest_checkpoint(files, "cut-off")
+        wait_for(
+            KIND, "cut-off", sums.namespace,
+            lambda body: body["status"].get("progress", {}).get("step", 0) >= stored + 50,
+        )  # fmt: skip
+        assert newest_checkpoint(files, "cut-off") <= stored + 10
 
-    body = _finished(sums, "cut-off")
+    body = wait_for_condition(KIND, "cut-off", sums.namespace, "Complete", timeout=400)
 
     assert body["status"]["attempt"]["number"] == 1
     assert body["status"]["result"]["step"] == STEPS
@@ -162,9 +130,9 @@ def test_training_goes_on_while_the_store_is_down_and_uploads_catch_up(
 
 
 def test_a_deleted_experiment_ends_gracefully_and_leaves_its_artifacts(sums: Ground) -> None:
-    _started(sums, "unwanted")
+    started(sums, "unwanted")
     before = newest_checkpoint(sums.files, "unwanted")
-    kube.kubectl("delete", "finetuneexperiment", "unwanted", namespace=sums.namespace)
+    kube.kubectl("delete", KIND, "unwanted", namespace=sums.namespace)
 
     def gone() -> bool:
         selector = "finetune.dev/experiment=unwanted"
