@@ -160,8 +160,8 @@ class Reconciler:
             share = "user" if error.is_users else error.reason
             metrics.RECONCILE_ERRORS.labels(key.kind, share).inc()
             log.warning("step failed", key=key, reason=error.reason, error=str(error))
-        await self._read_again(key, error)
-        if error.forgets_key:
+        still_there = await self._read_again(key, error)
+        if error.forgets_key and not still_there:
             self._queue.finished(key)
         else:
             self._queue.failed(
@@ -170,19 +170,23 @@ class Reconciler:
                 least_seconds=getattr(error, "retry_after_seconds", 0.0),
             )
 
-    async def _read_again(self, key: Key, error: OperatorError) -> None:
-        """Bring the cache up to date after the server said it is behind."""
+    async def _read_again(self, key: Key, error: OperatorError) -> bool:
+        """Bring the cache up to date after the server said it is behind.
+
+        Return False once the object is known to be gone: what was absent may have been another.
+        """
         if not isinstance(error, AbsentError | ConflictError):
-            return
+            return False
         try:
             live = await self._cluster.read(OURS[key.kind], key.namespace, key.name)
         except OperatorError as trouble:
             log.info("live read failed", key=key, error=str(trouble))
-            return
+            return True
         if live is None:
             self._forget(key)
         else:
             self._cache.store(key, live)
+        return live is not None
 
     def _stored_status(self, key: Key) -> Manifest:
         text = self._cache.text(key)

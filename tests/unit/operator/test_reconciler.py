@@ -169,6 +169,13 @@ async def test_the_end_of_an_object_is_no_error_that_is_repeated(ground, error):
     assert ground.queue._heap == []
 
 
+async def test_an_object_that_is_only_said_to_be_absent_is_planned_again(ground):
+    ground.cluster.fail_next("write_status", errors.AbsentError("404"))
+    ground.cluster.put(dataset())
+    await ground.work()
+    assert ground.queue._heap != []
+
+
 async def test_a_bug_in_a_step_stops_neither_the_worker_nor_other_keys(ground, monkeypatch):
     def fail(observed: Observed) -> Plan:
         if observed.key == FAQ:
