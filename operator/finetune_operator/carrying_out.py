@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import MUTABLE_KINDS, resource_of
-from finetune_operator.errors import ConflictError, NameTakenError, PredecessorError
+from finetune_operator.errors import NameTakenError, PredecessorError
 from finetune_operator.observed import ChildRef, Key, Manifest
 
 
@@ -15,15 +15,13 @@ async def apply_child(cluster: Cluster, child: Manifest, *, owner: Key, owner_ui
     its fields onto a stranger's. A Job is applied once; a newer operator never touches it.
 
     Raises NameTakenError if somebody else controls the name, PredecessorError while the child of
-    a deleted object of the same name is still there.
+    a deleted object of the same name is still there, ConflictError if it was created meanwhile:
+    the next step sees by whom.
     """
     resource, metadata = resource_of(child), child["metadata"]
     found = await cluster.read(resource, metadata["namespace"], metadata["name"])
     if found is None:
-        try:
-            await cluster.apply(child, force=False)
-        except ConflictError:
-            return  # created meanwhile: the next step sees by whom
+        await cluster.apply(child, force=False)
         return
     controller = _controller(found)
     if controller.get("uid") != owner_uid:

@@ -72,5 +72,6 @@ async def test_a_child_that_is_being_deleted_is_waited_for():
 async def test_a_child_created_between_read_and_apply_is_judged_by_the_next_step():
     cluster = RecordingCluster()
     cluster.fail_next("apply", ConflictError("exists", status=409))
-    await apply_child(cluster, child("Job"), owner=RUN, owner_uid=UID)
+    with pytest.raises(ConflictError):
+        await apply_child(cluster, child("Job"), owner=RUN, owner_uid=UID)
     assert cluster.writes == []
