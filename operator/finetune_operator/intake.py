@@ -14,6 +14,7 @@ import kopf
 
 from finetune_api.names import GROUP, PLURALS, VERSION
 from finetune_operator.cluster.api_transport import Connection
+from finetune_operator.errors import CredentialsError
 from finetune_operator.informers import ObjectSink
 from finetune_operator.observed import Manifest
 from finetune_operator.work_queue import Lane
@@ -25,21 +26,27 @@ async def run(
     sinks: Sinks, connection: Callable[[], Awaitable[Connection]], *,
     namespaces: tuple[str, ...], ready: asyncio.Event, stop: asyncio.Event,
 ) -> None:  # fmt: skip
-    """Watch our kinds until `stop` is set; returns earlier only if kopf fails."""
+    """Watch our kinds until `stop` is set; returns earlier only if kopf fails.
+
+    Raises CredentialsError if the API server refused them.
+    """
     registry = kopf.OperatorRegistry()
     register(registry, sinks)
     register_login(registry, connection)
-    await kopf.operator(
-        registry=registry,
-        settings=watch_settings(),
-        # kopf would look for a user name, and an arbitrary user id has none; nobody reads it.
-        identity="finetune-operator",
-        standalone=True,
-        clusterwide=not namespaces,
-        namespaces=namespaces,
-        ready_flag=ready,
-        stop_flag=stop,
-    )
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=watch_settings(),
+            # kopf would look for a user name, and an arbitrary user id has none; nobody reads it.
+            identity="finetune-operator",
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            ready_flag=ready,
+            stop_flag=stop,
+        )
+    except kopf.LoginError as error:  # kopf takes no credentials twice, not even good ones
+        raise CredentialsError("401 Unauthorized: the watch was refused") from error
 
 
 def register(registry: kopf.OperatorRegistry, sinks: Sinks) -> None:
