@@ -33,6 +33,7 @@ class BareApi:
     controllers: bool
     port: int
     etcd_ports: tuple[int, int]
+    controller_words: Sequence[str] = ()
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -111,6 +112,7 @@ class BareApi:
                     f"--service-account-private-key-file={self.folder / 'accounts.key'}",
                     f"--root-ca-file={self.authority}",
                     "--leader-elect=false",
+                    *self.controller_words,
                 ],
             )
 
@@ -178,14 +180,21 @@ class BareApi:
 
 @contextmanager
 def bare_api(
-    folder: Path, *, users: Mapping[str, Sequence[str]] | None = None, controllers: bool = False
+    folder: Path,
+    *,
+    users: Mapping[str, Sequence[str]] | None = None,
+    controllers: bool = False,
+    controller_words: Sequence[str] = (),
 ) -> Iterator[BareApi]:
     """Run etcd and an API server, with the controllers of Kubernetes if asked for.
+
+    `controller_words` are further flags of the controllers, which of them run for example.
 
     Raises NotReadyError when the server does not become ready.
     """
     port, *etcd_ports = _free_ports(3)
-    api = BareApi(folder, users or {}, controllers, port, (etcd_ports[0], etcd_ports[1]))
+    ports = (etcd_ports[0], etcd_ports[1])
+    api = BareApi(folder, users or {}, controllers, port, ports, controller_words)
     try:
         api.start()
         yield api
