@@ -21,6 +21,9 @@ class S3Stub:
     objects: dict[str, bytes] = field(default_factory=dict)
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    upload_keys: dict[str, str] = field(default_factory=dict)
+    written: str = "2020-01-01T00:00:00Z"
+    """written is when everything was."""
     fail: Callable[[Asked], Reply | None] = lambda asked: None
     page: int = 2
     """page is the number of keys in one answer of a listing."""
@@ -56,7 +59,7 @@ class S3Stub:
     def _post(self, asked: Asked, key: str, query: dict[str, list[str]]) -> Reply:
         if "uploads" in query:
             upload = f"upload-{len(self.uploads)}"
-            self.uploads[upload] = {}
+            self.uploads[upload], self.upload_keys[upload] = {}, key
             self.metadata[upload] = _metadata(asked.headers)
             return _xml(
                 f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId>"
@@ -84,11 +87,26 @@ class S3Stub:
             self.objects.pop(key, None)
         return Reply(204)
 
+    def _open_uploads(self, prefix: str) -> Reply:
+        items = "".join(
+            f"<Upload><Key>{escape(key)}</Key><UploadId>{upload}</UploadId>"
+            f"<Initiated>{self.written}</Initiated></Upload>"
+            for upload, key in self.upload_keys.items()
+            if upload in self.uploads and key.startswith(prefix)
+        )
+        return _xml(f"<ListMultipartUploadsResult>{items}</ListMultipartUploadsResult>")
+
     def _listing(self, query: dict[str, list[str]]) -> Reply:
+        if "uploads" in query:
+            return self._open_uploads(query.get("prefix", [""])[0])
         prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
         shown, more = keys[: self.page], len(keys) > self.page
-        items = "".join(f"<Contents><Key>{escape(key)}</Key></Contents>" for key in shown)
+        items = "".join(
+            f"<Contents><Key>{escape(key)}</Key><LastModified>{self.written}</LastModified>"
+            "</Contents>"
+            for key in shown
+        )
         token = (
             f"<NextContinuationToken>{escape(shown[-1])}</NextContinuationToken>" if more else ""
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 from pydantic import Field
@@ -86,8 +87,19 @@ class Location(ApiModel):
     """s3 is where results are written."""
 
 
+class DeletionPolicy(StrEnum):
+    """What may happen to written files once their object is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
 class Storage(Location):
-    """Where results are written and how much local disk a pod gets."""
+    """Where results are written, how long, and how much local disk a pod gets."""
+
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
+    """deletionPolicy Delete lets `finetune prune` remove what was written, once the object is
+    deleted and no other object refers to it; the operator itself never removes anything."""
 
     scratch_size: Quantity | None = None
     """scratchSize bounds the local disk per pod for downloads and staging; absent = 20Gi."""

@@ -70,6 +70,37 @@ def validate_command(paths: tuple[Path, ...]) -> None:
     sys.exit(validate(paths))
 
 
+@cli.command("prune")
+@click.option(
+    "-s", "--storage", "storage", required=True,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="File with a storage block: volumeClaim or s3, as in the objects that wrote there.",
+)  # fmt: skip
+@click.option(
+    "--work-dir", type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Objects and claims of finetune run; absent = the objects kubectl sees.",
+)  # fmt: skip
+@click.option(
+    "--mounts", type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder with claims/NAME and secrets/NAME; absent = WORK_DIR, else /mnt.",
+)  # fmt: skip
+@click.option("--stale-hours", type=click.FloatRange(min=1), default=24.0, show_default=True,
+              help="Least age of uploads and checkpoints that nobody finished.")  # fmt: skip
+@click.option("--delete", is_flag=True, help="Remove what is listed.")
+def prune_command(
+    storage: Path, work_dir: Path | None, mounts: Path | None, stale_hours: float, *, delete: bool
+) -> None:
+    """List, or remove, what deleted objects and killed writers left in storage.
+
+    Only folders of objects with storage.deletionPolicy Delete that no living object refers to,
+    and what was written in part. All clusters that write to the storage must be the one asked.
+    """
+    from finetune_cli.commands.cmd_prune import PruneOptions, prune  # noqa: PLC0415 - starts faster
+
+    options = PruneOptions(storage, work_dir, mounts, stale_hours * 3600, delete)
+    sys.exit(prune(options))
+
+
 @cli.command("generate", hidden=True)
 @click.option("--root", type=click.Path(path_type=Path), default=Path(), help="Repository root.")
 def generate_command(root: Path) -> None:

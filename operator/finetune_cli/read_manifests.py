@@ -71,6 +71,14 @@ def read_manifests(paths: Iterable[str | Path]) -> list[Document]:
     return documents
 
 
+def read_block(path: Path) -> object:
+    """Return the one value in a file, read as manifests are; raises ManifestError."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a safe one
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise ManifestError([f"{path}: {_reading_problem(error)}"]) from error
+
+
 def _texts(paths: Iterable[str | Path], problems: list[str]) -> Iterator[tuple[str, str]]:
     for path in paths:
         if str(path) == "-":

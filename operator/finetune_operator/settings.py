@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from finetune_api.storage import Storage
+from finetune_api.storage import Location
 from finetune_operator.errors import SettingsError
 
 PREFIX = "FINETUNE_OPERATOR_"
@@ -36,7 +36,7 @@ class Settings(BaseModel):
     """trainerImage runs in all job pods."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """imagePullPolicy of the trainer image."""
-    default_storage: Storage | None = None
+    default_storage: Location | None = None
     """defaultStorage is used by objects that name no storage of their own."""
     models_allowed: tuple[str, ...] = ()
     """modelsAllowed are shell patterns of base models; empty = every model."""

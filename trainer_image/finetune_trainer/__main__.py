@@ -19,6 +19,8 @@ def main(arguments: list[str]) -> int:
     make_scratch_folders()
     if verb in JOBS:
         return run_verb(verb, import_module(f"finetune_trainer.{JOBS[verb]}").run)
+    if verb == "prune":
+        return int(import_module("finetune_trainer.prune").prune())
     if verb == "train":
         return int(import_module("finetune_trainer.launch").launch())
     if verb == "rank":
@@ -26,7 +28,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.flush()
         # Threads of the communication library may wait for peers that are gone.
         os._exit(code)
-    known = ", ".join([*JOBS, "train"])
+    known = ", ".join([*JOBS, "train", "prune"])
     sys.stderr.write(f"verb {verb!r} is unknown; use one of {known}\n")
     return 10
 

@@ -18,6 +18,7 @@ from finetune_api import names
 from finetune_api.run_config import CONFIGS, RunConfig
 from finetune_api.run_outcome import FailureClass, Outcome
 from finetune_api.version_floors import TRAINER_FLOORS, TRAINER_REFUSES, unsafe_packages
+from finetune_trainer.deletion_note import note_deletion_policy
 from finetune_trainer.errors import (
     CheckpointedExit,
     ConfigurationError,
@@ -62,6 +63,7 @@ def run_verb(verb: str, run: Run) -> int:
     report: StageReporter | None = None
     try:
         config = read_config(verb)
+        note_deletion_policy(config)
         report = StageReporter(config.identity)
         with progress_port(_answers(report)):
             summary = run(config, report)

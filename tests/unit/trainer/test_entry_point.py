@@ -40,11 +40,7 @@ def last_word(tmp_path, monkeypatch):
 
 
 def read(original):
-    class Config:
-        class identity:  # noqa: N801
-            run = "u/1"
-
-    return lambda verb: Config if verb == "played" else original(verb)
+    return lambda verb: original("dataset" if verb == "played" else verb)
 
 
 def raising(error: BaseException):
@@ -109,3 +105,14 @@ def test_an_image_with_an_unsafe_library_is_refused_before_anything_is_read(last
     monkeypatch.setattr(entry_point, "unsafe_packages", lambda *_: found)
     assert run_verb("dataset", raising(AssertionError())) == 10
     assert "transformers 5.2 is older than 5.3; use the image" in last_word().message
+
+
+def test_a_job_notes_that_its_results_go_with_their_object(last_word, tmp_path, monkeypatch):
+    monkeypatch.setattr(entry_point, "_field", lambda _: "training")
+    monkeypatch.setenv(names.CLAIMS_DIR_ENV, str(tmp_path))
+    spec = CONFIG["spec"] | {"storage": {"deletionPolicy": "Delete"}}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"spec": spec}))
+    for _ in range(2):
+        run_verb("played", lambda *_: TrainingSummary(checkpoint_choice="Last", kind="Adapter"))
+    [note] = (tmp_path / "c" / CONFIG["prefix"]).rglob("*.json")
+    assert (note.name, json.loads(note.read_text())["policy"]) == ("revision-1.json", "Delete")
