@@ -20,6 +20,8 @@ from harness.errors import NotReadyError
 from harness.locations import LOGS, RUN
 
 T = TypeVar("T")
+_CHILDREN: list[subprocess.Popen[bytes]] = []
+"""What this process has started: Python complains about a child that is forgotten while it runs."""
 
 
 def start(name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
@@ -36,6 +38,7 @@ def start(name: str, command: Sequence[str | Path], env: Mapping[str, str] | Non
             stderr=log,
             start_new_session=True,
         )
+    _CHILDREN.append(child)
     record = {"pid": child.pid, "started": started_at(child.pid)}
     _record(name).write_text(json.dumps(record), encoding="utf-8")
 
