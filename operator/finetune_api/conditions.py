@@ -64,6 +64,7 @@ EVENT_REASONS: dict[str, str] = {
     "AttemptStarted": "an attempt is created; the message names the step it goes on from",
     "RanksLost": "an attempt of training ended and is repeated; the message names class and rank",
     "Preempted": "the queue took its quota back; the same attempt waits for it again",
+    "BudgetNotice": "most of runPolicy.budget is spent",
     "MemoryOffPlan": "the first peak of GPU memory is more than 15 % off the memory plan",
 }
 """Events beside those that a new reason of Ready is."""
@@ -151,11 +152,24 @@ FAILURE_REASONS: dict[str, tuple[str, str]] = {
         "more samples cut than tokenizer.maxTruncatedShare",
         "raise tokenizer.maxLength, or allow it",
     ),
+    "TooLong": (
+        "samples are longer than tokenizer.maxLength and overflow is Fail",
+        "raise tokenizer.maxLength, or set tokenizer.overflow",
+    ),
+    "NothingSupervised": (
+        "no sample has a token left that is trained on",
+        "raise tokenizer.maxLength, or look at roles and supervision",
+    ),
+    "TooLarge": ("the sources exceed limits.maxSize", "raise it, or choose fewer files"),
     "DigestMismatch": ("content differs from the pinned digest", "restore it or change the pin"),
     "AccessDenied": ("401 or 403 from a hub, bucket or server", "correct Secret or permission"),
     "ModelNotFound": ("the model does not exist", "correct spec.model"),
     "SourceNotFound": ("a data source does not exist", "correct spec.sources"),
     "CheckpointNotFound": ("the experiment keeps no such checkpoint", "choose another"),
+    "NotAvailable": (
+        "the cluster or its administrator does not offer what the spec names",
+        "use what the message names, or ask the administrator",
+    ),
     "AddressNotAllowed": ("the administrator's policy forbids the address", "use an allowed one"),
     "ModelNotAllowed": ("the administrator's policy forbids the model", "use an allowed one"),
     "MemoryPlanExceeded": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ def probe(task: CausalLanguageModelling) -> None:
     """Raise ConfigurationError (UnsupportedModel) unless packed rows and our loss are right."""
     if not samples_stay_apart(task):
         raise ConfigurationError(
-            f"spec.model: samples of {type(task.model).__name__} see each other in one row",
+            f"spec.model: samples of {type(task.model).__name__} see each other in one row; use "
+            "another model",
             reason="UnsupportedModel",
         )
     check_loss(task)
@@ -96,19 +98,22 @@ def check_loss(task: CausalLanguageModelling, *, padded: bool = False) -> None:
 
 
 @torch.no_grad()
-def check_adapters(model: nn.Module) -> None:
+def check_adapters(
+    model: nn.Module, held: Callable[[str, nn.Module], nn.Module] = lambda _, layer: layer
+) -> None:
     """Compare the fused forward of one adapted layer per class with PEFT's own.
 
-    The layer's second factor is zero at first; for the comparison it is drawn and put back. Raises
-    ConfigurationError (UnsupportedModel) where they differ by more than rounding.
+    The layer's second factor is zero at first; for the comparison it is drawn and put back. `held`
+    returns the layer of a name with values. Raises ConfigurationError (UnsupportedModel) where they
+    differ by more than rounding.
     """
     seen: set[type] = set()
-    for layer in model.modules():
+    for name, layer in model.named_modules():
         kind: Any = type(layer)
         if not isinstance(layer, FusedForward) or kind in seen:
             continue
         seen.add(kind)
-        ours, theirs = _both_forwards(layer, kind.__mro__[2])
+        ours, theirs = _both_forwards(held(name, layer), kind.__mro__[2])
         if not _close(ours, theirs):
             raise ConfigurationError(
                 f"spec.adapter: the fused {kind.__name__} computes something else than PEFT on "
