@@ -179,9 +179,10 @@ def condition(plan_or_status: Plan | Manifest, name: str) -> tuple[str, str]:
     return found["status"], found["reason"]
 
 
-def message(plan: Plan, name: str = "Ready") -> str:
+def message(plan_or_status: Plan | Manifest, name: str = "Ready") -> str:
     """Return the message of a condition."""
-    return next(item["message"] for item in plan.status["conditions"] if item["type"] == name)
+    status = plan_or_status.status if isinstance(plan_or_status, Plan) else plan_or_status
+    return next(item["message"] for item in status["conditions"] if item["type"] == name)
 
 
 def conditions(**types: str) -> list[Manifest]:

@@ -30,6 +30,7 @@ class RecordingCluster:
         self.time = datetime(2026, 1, 1, tzinfo=UTC)
         self.answers: dict[str, bytes] = {}
         self.warnings: dict[str, str] = {}
+        self.unserved: set[str] = set()
         self._version = 0
 
     def put(self, manifest: Manifest) -> Manifest:
@@ -52,7 +53,7 @@ class RecordingCluster:
         return self.time
 
     async def served(self, resource: Resource) -> bool:
-        return True
+        return resource.kind not in self.unserved
 
     async def read(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         self._maybe_fail("read")
@@ -89,7 +90,7 @@ class RecordingCluster:
         kind = resource_named(child.api_version, child.kind).kind
         self.objects.pop((kind, child.namespace, child.name), None)
 
-    async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> None:
+    async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> Manifest:
         self._maybe_fail("write_status")
         found = self.objects.get((OURS[key.kind].kind, key.namespace, key.name))
         if found is None:
@@ -97,11 +98,14 @@ class RecordingCluster:
         if found["metadata"]["resourceVersion"] != resource_version:
             raise ConflictError("changed", status=409)
         self.writes.append(("status", key.name))
-        self.put({**found, "status": status})
+        return self.put({**found, "status": status})
 
     async def post_event(self, event: Manifest) -> None:
         self._maybe_fail("post_event")
         self.events.append(event)
+
+    async def queue_about(self, child: ChildRef) -> str:
+        return ""
 
     async def warning_about(self, child: ChildRef) -> str:
         return self.warnings.get(child.uid, "")

@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.meta import ApiModel, DnsName, Quantity, Rule
+from finetune_api.meta import ApiModel, DnsName, Name, Quantity, Rule
+from finetune_api.names import JOB_SET, POD_GROUP
 from finetune_api.strategy_settings import Strategy
 
 
@@ -19,6 +20,26 @@ class ImagePullPolicy(StrEnum):
     NEVER = "Never"
 
 
+_OWNED_VARIABLES = (
+    *("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    *("HOME", "TMPDIR", "HF_TOKEN", "HF_HOME"),
+)
+VARIABLE_IS_FREE = Rule(
+    f"!(self.name in [{','.join(repr(name) for name in _OWNED_VARIABLES)}]) "
+    "&& !self.name.startsWith('PET_') && !self.name.startsWith('FINETUNE_')",
+    "this variable is set by the operator",
+)
+VARIABLE_IS_NO_SECRET = Rule(
+    "!self.name.matches('(?i)(^|_)(token|secret|password|passwd|api_?key|access_?key)(_|$)')",
+    "secrets do not belong into a spec; use a secretRef",
+)
+
+
+def is_owned_variable(name: str) -> bool:
+    """Tell whether the operator sets this environment variable itself."""
+    return name in _OWNED_VARIABLES or name.startswith(("PET_", "FINETUNE_"))
+
+
 class EnvVar(ApiModel):
     """One literal environment variable."""
 
@@ -28,18 +49,7 @@ class EnvVar(ApiModel):
     value: str = Field(default="", max_length=4096)
     """value, literally."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!(self.name in ['MASTER_ADDR','MASTER_PORT','WORLD_SIZE','RANK','LOCAL_RANK',"
-            "'LOCAL_WORLD_SIZE','HOME','TMPDIR','HF_TOKEN','HF_HOME']) "
-            "&& !self.name.startsWith('PET_') && !self.name.startsWith('FINETUNE_')",
-            "this variable is set by the operator",
-        ),
-        Rule(
-            "!self.name.matches('(?i)(^|_)(token|secret|password|passwd|api_?key|access_?key)(_|$)')",
-            "secrets do not belong into a spec; use a secretRef",
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (VARIABLE_IS_FREE, VARIABLE_IS_NO_SECRET)
 
 
 class TolerationOperator(StrEnum):
@@ -64,6 +74,12 @@ class Toleration(ApiModel):
     """tolerationSeconds bounds how long NoExecute is tolerated."""
 
 
+GpuProduct = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+    ),
+]
 ResourceName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 
@@ -120,6 +136,9 @@ class TrainingCompute(Compute):
     """processesPerNode is for CPU runs: ranks per pod; absent = 1."""
     gpu_resource_name: str = Field(default="nvidia.com/gpu", min_length=3, max_length=253)
     """gpuResourceName is the extended resource asked for; a MIG profile is named here."""
+    gpu_products: list[GpuProduct] | None = Field(default=None, min_length=1, max_length=16)
+    """gpuProducts are accepted values of the node label nvidia.com/gpu.product; without gpuMemory
+    the memory plan takes the smallest of them whose names tell it."""
     gpu_memory: Quantity | None = None
     """gpuMemory is memory per GPU for the memory plan; a plan that does not fit is refused."""
     strategy: Strategy = Strategy.AUTO
@@ -130,8 +149,17 @@ class TrainingCompute(Compute):
     """collectiveTimeoutSeconds ends a rank whose collective takes longer with exit 40."""
     shared_memory: Quantity | None = None
     """sharedMemory per pod; absent = 1Gi per GPU, at least 2Gi; counts towards the memory limit."""
+    network_profile: Name | None = None
+    """networkProfile is a set of variables, devices and annotations for the network between ranks,
+    named by the administrator (plain TCP, RoCE, EFA)."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.gpuProducts) || (self.gpusPerNode > 0 "
+            "&& self.gpuResourceName.startsWith('nvidia.com/'))",
+            "gpuProducts are values of a label of nodes with NVIDIA GPUs; ask for those, or use "
+            "nodeSelector",
+        ),
         Rule(
             "!has(self.processesPerNode) || self.gpusPerNode == 0",
             "with GPUs there is one process per GPU; processesPerNode is for gpusPerNode 0",
@@ -158,3 +186,82 @@ class Scheduling(ApiModel):
             "queuePriorityClassName acts in a queue only; set queueName",
         ),
     )
+
+    @property
+    def local_queue(self) -> str | None:
+        """Return the queue of Kueue that suspends and resumes the children, if there is one."""
+        return self.queue_name
+
+
+class Engine(StrEnum):
+    """The kind of child that runs all ranks of an attempt."""
+
+    JOB = "Job"
+    JOB_SET = "JobSet"
+
+
+class Gang(StrEnum):
+    """Who starts all pods of an attempt at once."""
+
+    NONE = "None"
+    KUEUE = "Kueue"
+    VOLCANO = "Volcano"
+
+
+class TopologyMode(StrEnum):
+    """Whether pods of an attempt must share a place, or had better."""
+
+    REQUIRED = "Required"
+    PREFERRED = "Preferred"
+
+
+class TrainingScheduling(Scheduling):
+    """Where and when the pods of an attempt are placed, and what keeps them together."""
+
+    queue_name: DnsName | None = None
+    """queueName is a LocalQueue of Kueue: all pods of an attempt start when it has quota, and stop
+    with a checkpoint when it takes that back. With gang Volcano it is a queue of Volcano.
+    Preparations do not queue."""
+    engine: Engine = Engine.JOB
+    """engine is the child that runs an attempt; JobSet needs its controller in the cluster and the
+    administrator's consent."""
+    gang: Gang | None = None
+    """gang starts all pods of an attempt at once or none; absent = Kueue with queueName, else None:
+    then runPolicy.startDeadlineSeconds frees a half-started attempt. Volcano needs its scheduler
+    in the cluster and the administrator's consent."""
+    topology_key: str | None = Field(
+        default=None, min_length=1, max_length=316, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_./]*$"
+    )
+    """topologyKey is a node label whose value the pods of an attempt share; in a queue of Kueue it
+    is a level of its Topology."""
+    topology_mode: TopologyMode | None = None
+    """topologyMode absent = Preferred."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.gang) || (self.gang == 'Kueue' ? has(self.queueName) : "
+            "(self.gang == 'Volcano' || !has(self.queueName)))",
+            "gang Kueue needs queueName, and gang None has no queue",
+        ),
+        Rule(
+            "!has(self.gang) || self.gang != 'Volcano' "
+            "|| (!has(self.queuePriorityClassName) && !has(self.schedulerName))",
+            "gang Volcano is scheduled by Volcano: queuePriorityClassName is for Kueue, and "
+            "schedulerName is set",
+        ),
+        Rule(
+            "!has(self.topologyMode) || has(self.topologyKey)",
+            "topologyMode needs topologyKey",
+        ),
+    )
+
+    @property
+    def local_queue(self) -> str | None:
+        """Return the queue of Kueue; Volcano suspends nothing."""
+        return None if self.gang == Gang.VOLCANO else self.queue_name
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of children that not every cluster serves."""
+        wanted = {JOB_SET: self.engine == Engine.JOB_SET, POD_GROUP: self.gang == Gang.VOLCANO}
+        return tuple(kind for kind, is_wanted in wanted.items() if is_wanted)

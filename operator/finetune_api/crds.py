@@ -79,7 +79,7 @@ SERVED_KINDS: dict[str, ServedKind] = {
             ("split", "checks", "limits", "statistics", "license"),
             ("hub", "storage"),
         ),
-        place=("compute", "scheduling", "networkPolicy"),
+        place=("compute", "scheduling", "networkPolicy", "podOverrides"),
     ),
     EXPERIMENT: ServedKind(
         model=FineTuneExperiment,
@@ -109,7 +109,7 @@ SERVED_KINDS: dict[str, ServedKind] = {
             ("hub", "storage"),
         ),
         place=(
-            *("compute", "deepspeed", "fsdp", "scheduling", "networkPolicy"),
+            *("compute", "deepspeed", "fsdp", "scheduling", "networkPolicy", "podOverrides"),
             *("checkpoint", "tracking"),
         ),
         control=("runPolicy", "rerun", "rerunFrom"),
@@ -134,7 +134,7 @@ SERVED_KINDS: dict[str, ServedKind] = {
             ("targets", "verification"),
             ("hub", "storage"),
         ),
-        place=("compute", "scheduling", "networkPolicy"),
+        place=("compute", "scheduling", "networkPolicy", "podOverrides"),
     ),
 }
 

@@ -14,6 +14,7 @@ from finetune_api.dataset_status import (
 )
 from finetune_api.meta import ApiModel, Column, Name, ObjectMeta, Quantity, Rule
 from finetune_api.network_policy import NetworkPolicy
+from finetune_api.pod_overrides import PodOverrides
 from finetune_api.run_policy import RunPolicy
 from finetune_api.storage import Hub, Storage
 
@@ -192,6 +193,8 @@ class DatasetSpec(ApiModel):
     """scheduling is where the pod is placed."""
     network_policy: NetworkPolicy = NetworkPolicy()
     """networkPolicy is who may connect to the pods, and where these may connect to."""
+    pod_overrides: PodOverrides | None = None
+    """podOverrides is part of a pod template, merged over every pod of the object."""
     run_policy: RunPolicy = RunPolicy()
     """runPolicy holds suspension, deadlines and retries."""
     rerun: Name | None = None

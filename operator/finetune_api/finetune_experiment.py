@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from finetune_api.compute_settings import Scheduling, TrainingCompute
+from finetune_api.compute_settings import TrainingCompute, TrainingScheduling
 from finetune_api.evaluation_settings import Checkpoint, Evaluation, Generation, Tracking
 from finetune_api.experiment_status import ExperimentStatus
 from finetune_api.meta import ApiModel, Name, ObjectMeta, Rule
 from finetune_api.model_settings import Adapter, Model
 from finetune_api.network_policy import NetworkPolicy
+from finetune_api.pod_overrides import PodOverrides
 from finetune_api.run_policy import TrainingRunPolicy
 from finetune_api.storage import Hub, Storage
 from finetune_api.strategy_settings import FSDP, DeepSpeed
@@ -73,10 +74,12 @@ class ExperimentSpec(ApiModel):
     """deepspeed holds settings of strategies ZeRO2 and ZeRO3."""
     fsdp: FSDP | None = Field(default=None)
     """fsdp holds settings of strategy FSDP."""
-    scheduling: Scheduling = Scheduling()
+    scheduling: TrainingScheduling = TrainingScheduling()
     """scheduling is where pods are placed."""
     network_policy: NetworkPolicy = NetworkPolicy()
     """networkPolicy is who may connect to the pods, and where these may connect to."""
+    pod_overrides: PodOverrides | None = None
+    """podOverrides is part of a pod template, merged over every pod of the object."""
     run_policy: TrainingRunPolicy = TrainingRunPolicy()
     """runPolicy holds suspension, deadlines and retries."""
     rerun: Name | None = None
@@ -132,6 +135,17 @@ class ExperimentSpec(ApiModel):
         Rule(
             "self.compute.strategy in ['Auto','DDP'] || !self.compute.findUnusedParameters",
             "findUnusedParameters acts with DDP only",
+        ),
+        Rule(
+            "!has(self.scheduling.topologyKey) || self.compute.nodes > 1",
+            "topologyKey keeps several nodes together; with one there is nothing to keep",
+        ),
+        Rule(
+            "!has(self.podOverrides) || !has(self.podOverrides.spec) "
+            "|| !has(self.podOverrides.spec.affinity) "
+            "|| (!has(self.compute.gpuProducts) && !has(self.scheduling.topologyKey))",
+            "podOverrides.spec.affinity would replace that of gpuProducts and topologyKey; say it "
+            "all in one place",
         ),
         Rule(
             "!has(self.augmentation) || self.mode == 'Train'",

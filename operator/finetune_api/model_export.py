@@ -12,6 +12,7 @@ from finetune_api.compute_settings import Compute, Scheduling
 from finetune_api.meta import ApiModel, DnsName, Name, ObjectMeta, Quantity, Rule, Text
 from finetune_api.model_settings import CheckpointChoice, Dtype
 from finetune_api.network_policy import NetworkPolicy
+from finetune_api.pod_overrides import PodOverrides
 from finetune_api.run_policy import RunPolicy
 from finetune_api.status_parts import ObjectStatus
 from finetune_api.storage import S3, Hub, Storage, VolumeClaim
@@ -130,6 +131,8 @@ class ExportSpec(ApiModel):
     """scheduling is where the pod is placed."""
     network_policy: NetworkPolicy = NetworkPolicy()
     """networkPolicy is who may connect to the pods, and where these may connect to."""
+    pod_overrides: PodOverrides | None = None
+    """podOverrides is part of a pod template, merged over every pod of the object."""
     run_policy: RunPolicy = RunPolicy()
     """runPolicy holds suspension, deadlines and retries."""
     rerun: Name | None = None

@@ -26,6 +26,13 @@ FENCE_ANNOTATION = f"{GROUP}/fence"
 PLAN_DIGEST_ANNOTATION = f"{GROUP}/plan-digest"
 OWNER_UID_ANNOTATION = f"{GROUP}/owner-uid"
 
+JOB_SET = "JobSet"
+POD_GROUP = "PodGroup"
+JOB_SET_NAME_LABEL = "jobset.sigs.k8s.io/jobset-name"
+JOB_SET_UID_LABEL = "jobset.sigs.k8s.io/jobset-uid"
+RANKS = "node"
+"""The replicated job of a JobSet: one Job whose pods are the nodes of the attempt."""
+
 CONTAINER = "trainer"
 METRICS_PORT = 9400
 METRICS_PORT_NAME = "metrics"
@@ -79,6 +86,11 @@ def export_job(name: str, attempt: int) -> str:
 def master_address(name: str, attempt: int) -> str:
     """Return the host name of rank 0: fresh per attempt, so no rank meets an old one."""
     return f"{attempt_job(name, attempt)}-0.{name}"
+
+
+def job_set_master_address(name: str, attempt: int) -> str:
+    """Return the host name of rank 0 in a JobSet, below the Service that the JobSet makes."""
+    return f"{attempt_job(name, attempt)}-{RANKS}-0-0.{attempt_job(name, attempt)}"
 
 
 def storage_prefix(kind: str, namespace: str, name: str, uid: str) -> str:

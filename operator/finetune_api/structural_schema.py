@@ -24,6 +24,7 @@ _KNOWN = {
     *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
     *("properties", "required", "items", "additionalProperties"),
 }
+_CONTENT = {"properties", "additionalProperties", "x-kubernetes-preserve-unknown-fields"}
 _FORMATS = {"integer": "int64", "number": "double"}
 _BOUND_OF = {"string": "maxLength", "array": "maxItems"}
 _PROPERTY_NAME = re.compile(r"[a-z][A-Za-z0-9]*")
@@ -206,7 +207,7 @@ def _refuse_what_has_no_place(schema: Schema, path: str) -> None:
     closed = "enum" in schema or schema.get("format") == "date-time"
     if bound and bound not in schema and not closed:
         raise SchemaError(f"{path}: no {bound}; CEL costs are estimated from it, give max_length")
-    if schema["type"] == "object" and not {"properties", "additionalProperties"} & schema.keys():
+    if schema["type"] == "object" and not _CONTENT & schema.keys():
         raise SchemaError(f"{path}: an object without fields; declare them")
     patterns = [schema.get("pattern", ""), *(rule["rule"] for rule in schema.get(RULES, []))]
     if any(_RE2_LACKS.search(pattern) for pattern in patterns):

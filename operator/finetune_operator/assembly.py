@@ -9,10 +9,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from finetune_operator.cluster.cluster_protocol import Cluster
-from finetune_operator.cluster.resources import JOBS, OURS, PODS
+from finetune_operator.cluster.cluster_protocol import Cluster, Resource
+from finetune_operator.cluster.resources import JOB_SETS, JOBS, OURS, PODS
 from finetune_operator.gather import Gather
-from finetune_operator.informers import CHILD_LABELS, ChildSink, Informer, ObjectSink
+from finetune_operator.informers import (
+    CHILD_LABELS,
+    ChildSink,
+    Informer,
+    ObjectSink,
+    OptionalInformer,
+)
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.observed import Policy
 from finetune_operator.progress_pull import ProgressPull
@@ -28,6 +34,9 @@ class Assembly:
         progress_seconds: float = 10.0,
     ) -> None:  # fmt: skip
         self._cluster = cluster
+        self._child_kinds: dict[Resource, type[Informer]] = {JOBS: Informer, PODS: Informer}
+        if JOB_SETS.kind in policy.optional_kinds:
+            self._child_kinds[JOB_SETS] = OptionalInformer
         self.cache, self.queue = ObjectCache(), WorkQueue()
         self.sinks = {kind: ObjectSink(kind, self.cache, self.queue) for kind in OURS}
         gather = Gather(cluster, self.cache, policy=policy, fence=fence)
@@ -42,11 +51,11 @@ class Assembly:
     ) -> list[Informer]:
         """Return one informer per child kind and namespace; '' stands for all namespaces."""
         return [
-            Informer(
+            informer(
                 view, resource, ChildSink(resource.kind, self.cache, self.queue), scope=scope,
                 labels=CHILD_LABELS, heard=heard(resource.plural, scope),
             )
-            for resource in (JOBS, PODS)
+            for resource, informer in self._child_kinds.items()
             for scope, view in views.items()
         ]  # fmt: skip
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from finetune_api.compute_settings import TrainingCompute, TrainingScheduling
 from finetune_api.dataset import Dataset, RecordType
 from finetune_api.finetune_experiment import FineTuneExperiment
 from finetune_api.model_settings import Model
+from finetune_api.names import JOB_SET, POD_GROUP
 from finetune_api.storage import Storage
 from finetune_api.training_settings import ProblemType
 from finetune_operator.observed import Policy
@@ -85,6 +87,42 @@ def names_are_free(foreign: Iterable[str]) -> Refusal | None:
         return None
     message = f"{taken}: exists and is not ours; delete it or rename this object"
     return Refusal("NameTaken", message)
+
+
+_OPTIONAL = {
+    JOB_SET: ("spec.scheduling.engine", "JobSet", "settings.jobSets", "use engine Job"),
+    POD_GROUP: ("spec.scheduling.gang", "Volcano", "settings.volcano", "use another gang"),
+}
+"""Field, its value, the administrator's switch and the way without, by kind of child."""
+
+
+def the_kinds_are_there(
+    scheduling: TrainingScheduling, policy: Policy, unserved: Iterable[str]
+) -> Refusal | None:
+    """An attempt may need kinds that an administrator allows and a cluster has to serve."""
+    for kind in scheduling.kinds:
+        field, value, switch, remedy = _OPTIONAL[kind]
+        if kind not in policy.optional_kinds:
+            why = f"the administrator has not switched {value} on ({switch})"
+        elif kind in unserved:
+            why = f"this cluster serves no {kind}s; install {value}"
+        else:
+            continue
+        return Refusal("NotAvailable", f"{field}: {why}, or {remedy}")
+    return None
+
+
+def the_network_profile_is_known(compute: TrainingCompute, policy: Policy) -> Refusal | None:
+    """Profiles are the administrator's; a spec only names one."""
+    name, known = compute.network_profile, policy.network_profiles
+    if name is None or name in known:
+        return None
+    message = (
+        f"spec.compute.networkProfile: {name} is unknown; known: {', '.join(sorted(known))}"
+        if known
+        else "spec.compute.networkProfile: the administrator has set none; remove it"
+    )
+    return Refusal("NotAvailable", message)
 
 
 def model_name(model: Model) -> str:

@@ -15,6 +15,9 @@ from finetune_api.names import (
     COMPONENT_LABEL,
     CONTAINER,
     FENCE_ANNOTATION,
+    JOB_SET,
+    JOB_SET_NAME_LABEL,
+    JOB_SET_UID_LABEL,
     OWNER_UID_ANNOTATION,
     PLAN_DIGEST_ANNOTATION,
     REVISION_LABEL,
@@ -36,6 +39,8 @@ _METADATA = (
     "creationTimestamp",
     "deletionTimestamp",
 )
+_COMPLETE = {JOB_SET: "Completed"}
+"""The condition of a good end where it is not that of a Job."""
 CREATING = "ContainerCreating"
 """The reason of a container that waits for volumes, its sandbox or its image."""
 _PHASES = ("Pending", "Running", "Succeeded", "Failed")
@@ -56,7 +61,7 @@ def project(manifest: Manifest) -> Manifest:
         "metadata": metadata,
         "status": {"conditions": [_condition(item) for item in status.get("conditions") or ()]},
     }
-    if kept["kind"] == "Job":
+    if kept["kind"] in ("Job", JOB_SET):
         kept["spec"] = {"suspend": bool((manifest.get("spec") or {}).get("suspend"))}
     if kept["kind"] == "Pod":
         kept["spec"] = {
@@ -106,11 +111,17 @@ def job_facts(
     gone: bool = False,
     progress: Progress | None = None,
     message: str = "",
+    inner: Manifest | None = None,
 ) -> JobFacts:
-    """Return the facts of a Job, projected or whole, with those of its pods."""
+    """Return the facts of a Job, projected or whole, with those of its pods.
+
+    A JobSet is a Job by another name; `inner` is the Job inside, which fails first and says why.
+    """
     metadata = _meta(manifest)
     labels = metadata.get("labels") or {}
     conditions = _conditions(manifest.get("status") or {})
+    if inner:
+        conditions |= _conditions(inner.get("status") or {})
     failure = conditions.get("Failed") or conditions.get("FailureTarget") or {}
     return JobFacts(
         ref=child_ref(manifest),
@@ -119,12 +130,13 @@ def job_facts(
         revision=_number(labels.get(REVISION_LABEL)) or 1,
         spec_digest=(metadata.get("annotations") or {}).get(PLAN_DIGEST_ANNOTATION, ""),
         created=_time(metadata.get("creationTimestamp")),
-        complete=_is_true(conditions, "Complete"),
+        complete=_is_true(conditions, _COMPLETE.get(manifest.get("kind", ""), "Complete")),
         failed=_is_true(conditions, "Failed") or _is_true(conditions, "FailureTarget"),
         failure_message=str(failure.get("message", "")),
         suspended=bool((manifest.get("spec") or {}).get("suspend")),
         deleting=metadata.get("deletionTimestamp") is not None,
         gone=gone,
+        inner=child_ref(inner) if inner else None,
         pods=tuple(sorted(pods, key=lambda pod: (pod.index, pod.name))),
         progress=progress,
         message=message,
@@ -148,6 +160,30 @@ def controller(manifest: Manifest) -> Mapping[str, Any]:
     """Return the controlling owner reference, or an empty mapping."""
     owners = _meta(manifest).get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def job_uid(pod: Manifest) -> str:
+    """Return the UID of the Job or JobSet that a pod belongs to."""
+    labels = _meta(pod).get("labels") or {}
+    return str(labels.get(JOB_SET_UID_LABEL) or controller(pod).get("uid", ""))
+
+
+def vanished_job(pod: Manifest) -> Manifest:
+    """Return what a pod still says of its Job: name, labels, and nothing of how it ended."""
+    metadata, holder = _meta(pod), controller(pod)
+    labels = metadata.get("labels") or {}
+    name = labels.get(JOB_SET_NAME_LABEL)
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2" if name else "batch/v1",
+        "kind": JOB_SET if name else "Job",
+        "metadata": {
+            "name": name or holder.get("name", ""),
+            "namespace": metadata["namespace"],
+            "uid": job_uid(pod),
+            "labels": labels,
+        },
+        "status": {},
+    }
 
 
 def outcome(message: object) -> Outcome | None:

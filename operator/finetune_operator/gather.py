@@ -18,6 +18,7 @@ from finetune_api.names import (
     DATASET,
     EXPERIMENT,
     EXPORT,
+    JOB_SET,
     OWNER_LABELS,
     attempt_job,
     dataset_job,
@@ -25,8 +26,8 @@ from finetune_api.names import (
     preparation_job,
 )
 from finetune_operator.child_facts import controller, project
-from finetune_operator.cluster.cluster_protocol import Cluster
-from finetune_operator.cluster.resources import JOBS, OURS, PODS
+from finetune_operator.cluster.cluster_protocol import Cluster, Resource
+from finetune_operator.cluster.resources import JOB_SETS, JOBS, OPTIONAL, OURS, PODS
 from finetune_operator.errors import MalformedError
 from finetune_operator.gathered_children import GatheredChildren, asked_about, headway_seconds
 from finetune_operator.object_cache import ObjectCache, owner_key
@@ -74,6 +75,7 @@ class Gather:
             fence=self._fence(),
             jobs=children.jobs(),
             references=await self._references(key, found),
+            unserved_kinds=await self._unserved_kinds(found),
             foreign_names=foreign,
             predecessor_pods=children.predecessor_pods(),
         )
@@ -85,15 +87,16 @@ class Gather:
         name = next_job_name(key, found)
         if children.has_job(name):
             return frozenset()
-        live = await self._cluster.read(JOBS, key.namespace, name)
+        resource = _next_resource(found)
+        live = await self._cluster.read(resource, key.namespace, name)
         if live is None:
             return frozenset()
         holder = controller(live)
         if holder.get("uid") == found.metadata.uid:
-            children.add(project(_with_kind(live, JOBS.api_version, JOBS.kind)))
+            children.add(project(_with_kind(live, resource.api_version, resource.kind)))
             return frozenset()
         predecessor = (holder.get("kind"), holder.get("name")) == (key.kind, key.name)
-        return frozenset() if predecessor else frozenset({f"Job {name}"})
+        return frozenset() if predecessor else frozenset({f"{resource.kind} {name}"})
 
     async def _unseen_pods(self, key: Key, found: OurObject, children: GatheredChildren) -> None:
         """List pods where one that the cache does not know yet would be judged not to exist."""
@@ -114,6 +117,13 @@ class Gather:
             if wait is not None and wait <= 0:
                 asked = self._cluster.queue_about if job.suspended else self._cluster.warning_about
                 children.note(job.ref.uid, await asked(asked_about(job)))
+
+    async def _unserved_kinds(self, found: OurObject) -> frozenset[str]:
+        """Ask which kinds that the next attempt needs the API server does not know."""
+        if not isinstance(found, FineTuneExperiment) or _is_under_way(found):
+            return frozenset()
+        wanted = set(found.spec.scheduling.kinds) & self._policy.optional_kinds
+        return frozenset([k for k in wanted if not await self._cluster.served(OPTIONAL[k])])
 
     async def _references(self, key: Key, found: OurObject) -> Mapping[Key, OurObject | None]:
         wanted = references_of(key, found)
@@ -175,6 +185,17 @@ def next_job_name(key: Key, found: OurObject) -> str:
         return attempt_job(key.name, number)
     prepared = preparation.attempt + (preparation.attempt == 0 or preparation.ended is not None)
     return preparation_job(key.name, max(1, found.status.revision), prepared)
+
+
+def _next_resource(found: OurObject) -> Resource:
+    """Return the kind of child that is under way or comes next; preparations are Jobs."""
+    if isinstance(found, FineTuneExperiment) and found.status.preparation.complete:
+        return JOB_SETS if JOB_SET in found.spec.scheduling.kinds else JOBS
+    return JOBS
+
+
+def _is_under_way(found: OurObject) -> bool:
+    return found.status.attempt.number > 0 and found.status.attempt.ended is None
 
 
 def _is_between_attempts(found: OurObject) -> bool:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from finetune_api.names import OWNER_UID_ANNOTATION
+from finetune_api.names import JOB_SET, OWNER_UID_ANNOTATION
 from finetune_api.run_progress import Progress
-from finetune_operator.child_facts import CREATING, controller, job_facts, pod_facts
+from finetune_operator.child_facts import (
+    CREATING,
+    controller,
+    job_facts,
+    job_uid,
+    pod_facts,
+    vanished_job,
+)
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.observed import ChildRef, JobFacts, Key, Manifest, PodFacts
 
@@ -19,14 +26,13 @@ class GatheredChildren:
     """Children of one object: those of the cache, and those read live in addition."""
 
     def __init__(self, owner: Key, owner_uid: str, cache: ObjectCache) -> None:
-        self._uid, self._cache = owner_uid, cache
+        self._name, self._uid, self._cache = owner.name, owner_uid, cache
         self._jobs: dict[str, tuple[Manifest, bool]] = {}
         self._pods: dict[str, tuple[Manifest, bool]] = {}
         self._messages: dict[str, str] = {}
-        for child in cache.children(owner, "Job"):
-            self._jobs[child.key[2]] = (child.manifest(), child.gone)
-        for child in cache.children(owner, "Pod"):
-            self._pods[child.key[2]] = (child.manifest(), child.gone)
+        for kind, known in (("Job", self._jobs), (JOB_SET, self._jobs), ("Pod", self._pods)):
+            for child in cache.children(owner, kind):
+                known[child.key[2]] = (child.manifest(), child.gone)
 
     def note(self, job_uid: str, message: str) -> None:
         """Add what events say of a Job."""
@@ -34,7 +40,7 @@ class GatheredChildren:
 
     def add(self, live: Manifest) -> None:
         """Add what a live read has shown; it is newer than the cache."""
-        known = self._jobs if live["kind"] == "Job" else self._pods
+        known = self._pods if live["kind"] == "Pod" else self._jobs
         known[live["metadata"]["uid"]] = (live, False)
 
     def has_job(self, name: str) -> bool:
@@ -48,10 +54,12 @@ class GatheredChildren:
         for pod, gone in self._pods.values():
             if not self._is_own_pod(pod):
                 continue
-            job_uid = controller(pod).get("uid", "")
-            pods.setdefault(job_uid, []).append(pod_facts(pod, gone=gone))
-            if job_uid not in self._jobs:
-                orphans.setdefault(job_uid, _vanished_job(pod))
+            of = job_uid(pod)
+            if of not in self._jobs and not self._is_of_vanished_job(pod):
+                continue
+            pods.setdefault(of, []).append(pod_facts(pod, gone=gone))
+            if of not in self._jobs:
+                orphans.setdefault(of, vanished_job(pod))
         known = {uid: (job, gone) for uid, (job, gone) in self._jobs.items() if self._owns(job)} | {
             uid: (job, True) for uid, job in orphans.items()
         }
@@ -62,6 +70,7 @@ class GatheredChildren:
                 gone=gone,
                 progress=self._progress(job, pods.get(uid, ())),
                 message=self._messages.get(uid, ""),
+                inner=self._inside(uid),
             )
             for uid, (job, gone) in sorted(known.items())
         )
@@ -78,9 +87,21 @@ class GatheredChildren:
     def _owns(self, job: Manifest) -> bool:
         return bool(controller(job).get("uid") == self._uid)
 
+    def _inside(self, uid: str) -> Manifest | None:
+        """Return the Job that a JobSet has made."""
+        return next(
+            (job for job, _ in self._jobs.values() if controller(job).get("uid") == uid), None
+        )
+
     def _is_own_pod(self, pod: Manifest) -> bool:
         annotations = pod["metadata"].get("annotations") or {}
         return bool(annotations.get(OWNER_UID_ANNOTATION, self._uid) == self._uid)
+
+    def _is_of_vanished_job(self, pod: Manifest) -> bool:
+        """Labels are anybody's: our annotation and a Job by a name of ours must be there too."""
+        annotations, holder = pod["metadata"].get("annotations") or {}, controller(pod)
+        ours = holder.get("kind") == "Job" and holder["name"].startswith(f"{self._name}-")
+        return bool(ours and annotations.get(OWNER_UID_ANNOTATION) == self._uid)
 
     def _progress(self, job: Manifest, pods: Iterable[PodFacts]) -> Progress | None:
         """Return what the Job's present pods answered; those it had before a stop are history."""
@@ -108,24 +129,10 @@ def held_pod(job: JobFacts) -> PodFacts | None:
 def asked_about(job: JobFacts) -> ChildRef:
     """Return the child whose events say what keeps a Job from making headway."""
     pod = held_pod(job)
-    return ChildRef("v1", "Pod", job.ref.namespace, pod.name, pod.uid, "") if pod else job.ref
+    if pod is not None:
+        return ChildRef("v1", "Pod", job.ref.namespace, pod.name, pod.uid, "")
+    return job.inner if job.inner and not job.suspended else job.ref
 
 
 def _name(manifest: Manifest) -> str:
     return str(manifest["metadata"]["name"])
-
-
-def _vanished_job(pod: Manifest) -> Manifest:
-    """Return what a pod still says of its Job: name, labels, and nothing of how it ended."""
-    metadata, holder = pod["metadata"], controller(pod)
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {
-            "name": holder.get("name", ""),
-            "namespace": metadata["namespace"],
-            "uid": holder.get("uid", ""),
-            "labels": metadata.get("labels") or {},
-        },
-        "status": {},
-    }

@@ -17,13 +17,20 @@ from finetune_api.names import FIELD_MANAGER, MANAGED_BY_LABEL
 from finetune_operator import metrics
 from finetune_operator.child_facts import project
 from finetune_operator.cluster.cluster_protocol import Change, Cluster, Resource
-from finetune_operator.errors import ClusterError, CredentialsError, ExpiredError
+from finetune_operator.errors import (
+    ClusterError,
+    CredentialsError,
+    ExpiredError,
+    NotServedError,
+)
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.observed import Key, Manifest
 from finetune_operator.work_queue import Lane, WorkQueue
 
 CHILD_LABELS = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 LONGEST_BACKOFF_SECONDS = 30.0
+KIND_LOOK_SECONDS = 30.0
+"""How often an optional kind is looked for."""
 
 log = structlog.get_logger()
 
@@ -158,7 +165,9 @@ class Informer:
     def _take_in(self, change: Change) -> None:
         if change.type == "BOOKMARK":
             return
-        identity = self._sink.seen(change.item, lane=Lane.URGENT)
+        # What was just made is rarely news: its maker knows. Objects that wait come first.
+        lane = Lane.PATIENT if change.type == "ADDED" else Lane.URGENT
+        identity = self._sink.seen(change.item, lane=lane)
         if change.type == "DELETED":
             self._sink.vanished(identity)
 
@@ -170,3 +179,15 @@ class Informer:
             return
         log.warning("watch begins again", resource=self._resource.plural, error=str(error))
         await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - spreads reconnects
+
+
+class OptionalInformer(Informer):
+    """Of a kind that the cluster may not serve: until it does, nothing of that kind exists."""
+
+    async def _pause(self, error: ClusterError) -> None:
+        if isinstance(error, NotServedError):
+            self._heard()
+            self.listed.set()
+            await asyncio.sleep(KIND_LOOK_SECONDS)
+        else:
+            await super()._pause(error)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from finetune_api.dataset import Dataset
 from finetune_api.finetune_experiment import FineTuneExperiment
 from finetune_api.model_export import ModelExport
+from finetune_api.network_profile import NetworkProfile
 from finetune_api.run_outcome import Outcome
 from finetune_api.run_progress import Progress
 from finetune_api.storage import Location
@@ -87,6 +88,8 @@ class JobFacts:
     """suspended by its queue: it has no quota yet, or no longer."""
     deleting: bool = False
     gone: bool = False
+    inner: ChildRef | None = None
+    """inner is the Job in a JobSet, which makes the pods."""
     pods: tuple[PodFacts, ...] = ()
     progress: Progress | None = None
     """progress as last pulled from rank 0, or None."""
@@ -121,6 +124,9 @@ class Policy:
     """currency of these prices."""
     visitor_namespaces: tuple[str, ...] = ()
     """visitor_namespaces hold the operator and what scrapes metrics."""
+    optional_kinds: frozenset[str] = frozenset()
+    """optional_kinds of children may be made where the cluster serves them."""
+    network_profiles: Mapping[str, NetworkProfile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,8 @@ class Observed:
     """jobs of this object (by owner UID), ended and vanished ones included while known."""
     references: Mapping[Key, OurObject | None] = field(default_factory=dict)
     """references after a live read where the cache had none; None = it does not exist."""
+    unserved_kinds: frozenset[str] = frozenset()
+    """unserved_kinds are kinds that the next attempt needs and the API server does not know."""
     foreign_names: frozenset[str] = frozenset()
     """foreign_names are child names held by objects that are not ours."""
     predecessor_pods: int = 0

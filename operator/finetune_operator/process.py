@@ -22,7 +22,7 @@ from finetune_operator.assembly import Assembly
 from finetune_operator.audit import Audit
 from finetune_operator.cluster.api_transport import ApiTransport
 from finetune_operator.cluster.kubernetes_cluster import KubernetesCluster
-from finetune_operator.cluster.resources import OURS
+from finetune_operator.cluster.resources import JOB_SETS, OURS, POD_GROUPS
 from finetune_operator.errors import ClusterError, OperatorError
 from finetune_operator.health import Health
 from finetune_operator.leader import Leader
@@ -65,6 +65,12 @@ def policy_of(settings: Settings) -> Policy:
         node_lost_seconds=settings.node_lost_seconds,
         gpu_hour_prices=settings.gpu_hour_prices,
         currency=settings.currency,
+        optional_kinds=frozenset(
+            resource.kind
+            for resource, is_on in ((JOB_SETS, settings.job_sets), (POD_GROUPS, settings.volcano))
+            if is_on
+        ),
+        network_profiles=settings.network_profiles,
     )
 
 

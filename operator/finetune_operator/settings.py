@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from finetune_api.network_profile import NetworkProfile
 from finetune_api.storage import Location
 from finetune_operator.errors import SettingsError
 
@@ -44,6 +45,12 @@ class Settings(BaseModel):
     """addressesAllowed are host patterns for downloads of data; empty = every public host."""
     hub_endpoint: str | None = None
     """hubEndpoint is the hub of objects that name none; absent = the public one."""
+    job_sets: bool = False
+    """jobSets lets experiments choose scheduling.engine JobSet; its controller is installed."""
+    volcano: bool = False
+    """volcano lets experiments choose scheduling.gang Volcano; its scheduler is installed."""
+    network_profiles: dict[str, NetworkProfile] = Field(default_factory=dict)
+    """networkProfiles by the name that spec.compute.networkProfile gives."""
     monitoring_namespaces: tuple[str, ...] = ("monitoring",)
     """monitoringNamespaces may scrape job pods through their NetworkPolicies."""
     gpu_hour_prices: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)

@@ -9,11 +9,16 @@ from finetune_api.crds import schema_of
 from finetune_api.names import API_VERSION
 
 _FITTING = {
+    r"^[A-Z]{3}$": "EUR",
     r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "some-name",
     r"^[A-Za-z0-9][-A-Za-z0-9_.]*(/[A-Za-z0-9][-A-Za-z0-9_.]*)?$": "owner/model",
     r"^sha256:[0-9a-f]{64}$": "sha256:" + "0" * 64,
     r"^[0-9]+([.][0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$": "16Gi",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "SOME_NAME",
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "some-name",
+    r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$": "NVIDIA-H100-80GB-HBM3",
+    r"^[A-Za-z0-9][-A-Za-z0-9_./]*$": "topology.kubernetes.io/zone",
+    r"^/[^:]+$": "/mnt/own",
     r"^[0-9a-fA-F:.]+/[0-9]{1,3}$": "10.0.0.0/8",
 }
 _TEXTS = ("x", "https://host/a", "a/b", "a..b", "../a", "True", "1e-4", "ü", "a b")
@@ -42,12 +47,20 @@ def _value(schema: dict[str, Any], chance: Random) -> Any:
         return chance.choice(schema["enum"])
     if "properties" in schema:
         return _block(schema, chance)
-    if "additionalProperties" in schema:
-        return {"cpu": _value(schema["additionalProperties"], chance)}
     if "items" in schema:
         return [_value(schema["items"], chance) for _ in range(chance.randint(1, 2))]
-    draw = {"boolean": _boolean, "integer": _integer, "number": _number, "string": _text}
+    draw = {
+        "boolean": _boolean, "integer": _integer, "number": _number, "string": _text,
+        "object": _map,
+    }  # fmt: skip
     return draw[schema["type"]](schema, chance)
+
+
+def _map(schema: dict[str, Any], chance: Random) -> dict[str, Any]:
+    """Return a map, or an object whose content is open."""
+    if "additionalProperties" in schema:
+        return {"cpu": _value(schema["additionalProperties"], chance)}
+    return {"own": chance.choice(_TEXTS)}
 
 
 def _block(schema: dict[str, Any], chance: Random) -> dict[str, Any]:

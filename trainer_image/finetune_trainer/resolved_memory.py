@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from finetune_api.experiment_plan import MemoryStatus, PlanStatus, Verdict
 from finetune_api.finetune_experiment import ExperimentSpec
+from finetune_api.gpu_memory import known_gpu_memory
 from finetune_api.memory_choice import Alternative, MemoryQuestion, alternatives, memory_choice
 from finetune_api.memory_plan import MemoryEstimate
 from finetune_api.model_settings import AdapterType, Attention, Dtype, InitialWeights
@@ -67,9 +68,9 @@ def resolved_memory(
 
     Raises ConfigurationError (MemoryPlanExceeded) with the terms and up to three settings that fit.
     """
-    given = spec.compute.gpu_memory
+    given = known_gpu_memory(spec.compute)
     if shape is None:
-        if given is not None:
+        if spec.compute.gpu_memory is not None:
             raise _refused(
                 "compute.gpuMemory",
                 "the model's configuration tells neither width nor depth to plan with",
@@ -94,7 +95,7 @@ def resolved_memory(
 
 def memory_status(estimate: MemoryEstimate, spec: ExperimentSpec) -> MemoryStatus:
     """Return the estimate as status shows it."""
-    given = spec.compute.gpu_memory
+    given = known_gpu_memory(spec.compute)
     fits: Verdict = "FitsWithRecomputation" if estimate.settings.checkpointed else "Fits"
     return MemoryStatus(
         estimated_bytes=estimate.total,
@@ -107,7 +108,7 @@ def memory_status(estimate: MemoryEstimate, spec: ExperimentSpec) -> MemoryStatu
 def checkpointed_layers(spec: ExperimentSpec, estimate: MemoryEstimate | None) -> int | None:
     """Return the layers to recompute, or None where only the device can tell."""
     asked = spec.training.gradient_checkpointing
-    on_device = spec.compute.gpus_per_node > 0 and spec.compute.gpu_memory is None
+    on_device = spec.compute.gpus_per_node > 0 and known_gpu_memory(spec.compute) is None
     if estimate is None or (
         on_device and asked == GradientCheckpointing.AUTO and not preset_of(spec).recompute_all
     ):

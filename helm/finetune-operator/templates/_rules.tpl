@@ -30,6 +30,18 @@
 - apiGroups: ["networking.k8s.io"]
   resources: ["networkpolicies"]
   verbs: ["get", "create", "patch"]
+{{- if .Values.settings.jobSets }}
+# attempts with engine JobSet
+- apiGroups: ["jobset.x-k8s.io"]
+  resources: ["jobsets"]
+  verbs: ["get", "list", "watch", "create", "patch", "delete"]
+{{- end }}
+{{- if .Values.settings.volcano }}
+# attempts with gang Volcano
+- apiGroups: ["scheduling.volcano.sh"]
+  resources: ["podgroups"]
+  verbs: ["get", "create", "patch"]
+{{- end }}
 # why a queue lets a Job wait
 - apiGroups: ["kueue.x-k8s.io"]
   resources: ["workloads"]

@@ -46,6 +46,8 @@ class Right:
     why: str
     scope: Literal["watched", "own"] = "watched"
     """watched: every watched namespace, or the cluster; own: the operator's namespace."""
+    setting: str = ""
+    """setting switches the feature on that needs it; empty = always needed."""
 
 
 _OUR_PLURALS = ("datasets", "finetuneexperiments", "modelexports")
@@ -61,6 +63,14 @@ RIGHTS = (
     Right(
         "networking.k8s.io", ("networkpolicies",), ("get", "create", "patch"),
         "who reaches the pods of an attempt",
+    ),
+    Right(
+        "jobset.x-k8s.io", ("jobsets",), ("get", "list", "watch", "create", "patch", "delete"),
+        "attempts with engine JobSet", setting="jobSets",
+    ),
+    Right(
+        "scheduling.volcano.sh", ("podgroups",), ("get", "create", "patch"),
+        "attempts with gang Volcano", setting="volcano",
     ),
     Right("kueue.x-k8s.io", ("workloads",), ("list",), "why a queue lets a Job wait"),
     Right("", ("events",), ("list", "create"), "tell of transitions; why a pod is refused"),

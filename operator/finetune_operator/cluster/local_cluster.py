@@ -13,9 +13,11 @@ from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
+from finetune_api.compute_settings import Engine, Gang
 from finetune_api.run_progress import MAX_BYTES
 from finetune_operator.cluster.cluster_protocol import Change, Page, Resource
 from finetune_operator.cluster.local_admission import AdmissionError, admit, admit_status
@@ -194,14 +196,14 @@ class LocalCluster:
             raise ConflictError(f"{child.kind} {child.name} changed since it was read", status=409)
         self.objects.delete(key)
 
-    async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> None:
+    async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> Manifest:
         """Replace the complete status of the version that was observed."""
         present = self.objects.read(_stored(key))
         if present is None:
             raise AbsentError(f"{key.kind} {key.name} does not exist", status=404)
         if present["metadata"]["resourceVersion"] != resource_version:
             raise ConflictError(f"{key.kind} {key.name} changed since it was read", status=409)
-        self.objects.replace(admit_status(status, present))
+        return self.objects.replace(admit_status(status, present))
 
     async def post_event(self, event: Manifest) -> None:
         """Hand an Event to whoever listens; none is kept."""
@@ -239,14 +241,35 @@ def _stored(key: Key) -> ObjectKey:
     return ObjectKey(key.kind, key.namespace, key.name)
 
 
+_WITHOUT_EFFECT = {
+    ("compute", "image"): "a local run uses the installed trainer",
+    ("compute", "gpuProducts"): "a local run uses the GPUs of this machine",
+    ("compute", "networkProfile"): "ranks of a local run share one machine",
+    ("scheduling", "queueName"): "there is no queue on one machine",
+    ("scheduling", "gang"): "all pods of a local run start at once",
+    ("scheduling", "topologyKey"): "there is one node",
+    ("podOverrides",): "a local run has no pods",
+}
+"""Settings that a run without images and nodes cannot honour, and why."""
+
+
 def _without_effect_here(spec: Manifest) -> list[str]:
-    """Name the settings that a run without images cannot honour."""
-    problems = []
-    if spec.get("compute", {}).get("image"):
-        problems.append("spec.compute.image: a local run uses the installed trainer")
-    if spec.get("scheduling", {}).get("queueName"):
-        problems.append("spec.scheduling.queueName: there is no queue on one machine")
+    """Name the settings of a spec that do nothing here."""
+    problems = [
+        f"spec.{'.'.join(path)}: {why}"
+        for path, why in _WITHOUT_EFFECT.items()
+        if _at(spec, path) not in (None, Gang.NONE)
+    ]
+    if _at(spec, ("scheduling", "engine")) == Engine.JOB_SET:
+        problems.append("spec.scheduling.engine: a local run has no JobSets")
     return [f"{problem}; remove it, or run in a cluster" for problem in problems]
+
+
+def _at(spec: Manifest, path: tuple[str, ...]) -> object:
+    found: Any = spec
+    for name in path:
+        found = (found or {}).get(name)
+    return found
 
 
 def _selects(labels: str, item: Manifest) -> bool:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from finetune_api.names import DATASET, EXPERIMENT, EXPORT, GROUP, PLURALS, VERSION
+from finetune_api.names import (
+    DATASET,
+    EXPERIMENT,
+    EXPORT,
+    GROUP,
+    JOB_SET,
+    PLURALS,
+    POD_GROUP,
+    VERSION,
+)
 from finetune_operator.cluster.cluster_protocol import Resource
 from finetune_operator.observed import Manifest
 
@@ -19,6 +28,10 @@ NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "Netwo
 EVENTS = Resource("", "v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
+JOB_SETS = Resource("jobset.x-k8s.io", "v1alpha2", "jobsets", JOB_SET)
+POD_GROUPS = Resource("scheduling.volcano.sh", "v1beta1", "podgroups", POD_GROUP)
+OPTIONAL = {resource.kind: resource for resource in (JOB_SETS, POD_GROUPS)}
+"""Children that an administrator switches on, and that not every cluster serves."""
 WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
 
 MUTABLE_KINDS = frozenset({SERVICES.kind})
@@ -28,7 +41,7 @@ _BY_KIND = {
     (resource.api_version, resource.kind): resource
     for resource in (
         *OURS.values(), JOBS, PODS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, EVENTS, LEASES,
-        WORKLOADS,
+        WORKLOADS, *OPTIONAL.values(),
     )
 }  # fmt: skip
 

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from finetune_api.names import attempt_job
+from finetune_api.names import master_address
 from finetune_operator.engines.attempt_engine import Attempt
+from finetune_operator.engines.gang import gang_children, rank_template
 from finetune_operator.manifests.attempt_network import attempt_network
 from finetune_operator.manifests.child_job import child_job
-from finetune_operator.manifests.job_pod import JobPod
-from finetune_operator.manifests.rank_pod import rank_pod
+from finetune_operator.manifests.rank_pod import Rendezvous
 from finetune_operator.manifests.rendezvous_service import rendezvous_service
 from finetune_operator.manifests.run_config_map import run_config_map
-from finetune_operator.manifests.storage_mounts import model_mounts, written
-from finetune_operator.observed import ChildRef, JobFacts, Manifest
+from finetune_operator.observed import Manifest
 
 
 class IndexedJobEngine:
     """Runs an attempt as one Job of the batch API."""
 
     def render(self, attempt: Attempt) -> tuple[Manifest, ...]:
-        """Return Service, ConfigMap and Job; the Job comes last, as its pods need the others."""
+        """Return the Job and what its pods need; it comes last."""
         of, spec = attempt.owner, attempt.experiment.spec
-        name = attempt_job(of.name, of.attempt)
-        pod = JobPod(
-            verb=attempt.config.verb,
-            config_map=name,
-            compute=spec.compute,
-            scheduling=spec.scheduling,
-            mounts=model_mounts(spec, attempt.config.start) | written(attempt.config.location),
-            scratch_size=spec.storage.scratch_size,
-            grace_seconds=attempt.grace_seconds,
-        )
-        ranks = rank_pod(of, pod, spec.compute, attempt.policy)
+        meet = Rendezvous(master_address(of.name, of.attempt), subdomain=of.name)
+        template = rank_template(attempt, meet)
         return (
             rendezvous_service(of),
-            *attempt_network(of, name, spec.network_policy, attempt.policy),
-            run_config_map(of, name, attempt.config),
-            child_job(of, name, ranks, pods=spec.compute.nodes, queue=spec.scheduling),
+            *attempt_network(of, attempt.name, spec.network_policy, attempt.policy),
+            run_config_map(of, attempt.name, attempt.config),
+            *gang_children(attempt),
+            child_job(of, attempt.name, template, pods=spec.compute.nodes, queue=spec.scheduling),
         )
 
-    def stop(self, job: JobFacts) -> tuple[ChildRef, ...]:
-        """Return the Job, unless it is gone or going already."""
-        return () if job.gone or job.deleting else (job.ref,)
+    def service(self, name: str, _attempt: int) -> str:
+        """Return the Service of all attempts."""
+        return name

@@ -31,6 +31,7 @@ def data_job(of: Owner, dataset: Dataset, location: Location, policy: Policy) ->
         scheduling=dataset.spec.scheduling,
         mounts=dataset_mounts(dataset.spec, location),
         scratch_size=dataset.spec.storage.scratch_size,
+        overrides=dataset.spec.pod_overrides,
     )
     spec = dataset.spec
     return one_pod(of, pod, config, spec.network_policy, policy, queue=spec.scheduling)

@@ -29,5 +29,6 @@ def export_job(
         scheduling=spec.scheduling,
         mounts=mounts,
         scratch_size=spec.storage.scratch_size,
+        overrides=spec.pod_overrides,
     )
     return one_pod(of, pod, config, spec.network_policy, policy, queue=spec.scheduling)

@@ -26,6 +26,8 @@ from finetune_api.names import (
     TERMINATION_LOG,
     TERMINATION_LOG_ENV,
 )
+from finetune_api.pod_overrides import PodOverrides
+from finetune_operator.manifests.pod_template import RESTRICTED
 from finetune_operator.manifests.quantities import memory_quantity, quantity_bytes
 from finetune_operator.manifests.storage_mounts import Mounts
 from finetune_operator.observed import Manifest, Policy
@@ -50,6 +52,7 @@ class JobPod:
     grace_seconds: int = GRACE_SECONDS
     template: ConfigMapRef | None = None
     """template is a chat template of the user's own."""
+    overrides: PodOverrides | None = None
 
 
 def job_pod(pod: JobPod, policy: Policy) -> Manifest:
@@ -103,11 +106,7 @@ def _container(pod: JobPod, policy: Policy) -> Manifest:
         "ports": [{"name": METRICS_PORT_NAME, "containerPort": METRICS_PORT}],
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "File",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": RESTRICTED | {"readOnlyRootFilesystem": True},
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
             {"name": "scratch", "mountPath": SCRATCH_DIR},

@@ -9,6 +9,7 @@ from finetune_operator.manifests.attempt_network import attempt_network
 from finetune_operator.manifests.child_job import child_job
 from finetune_operator.manifests.job_pod import JobPod, job_pod
 from finetune_operator.manifests.owned import Owner
+from finetune_operator.manifests.pod_template import pod_template
 from finetune_operator.manifests.run_config_map import run_config_map
 from finetune_operator.observed import Manifest, Policy
 
@@ -23,9 +24,9 @@ def one_pod(
     queue: Scheduling | None = None,
 ) -> list[Manifest]:
     """Return the children under the name of the pod's ConfigMap; the Job comes last."""
-    name = pod.config_map
+    name, template = pod.config_map, pod_template(of, job_pod(pod, policy), pod.overrides)
     return [
         *attempt_network(of, name, network, policy),
         run_config_map(of, name, config),
-        child_job(of, name, job_pod(pod, policy), queue=queue),
+        child_job(of, name, template, queue=queue),
     ]

@@ -62,6 +62,7 @@ def prepare_job(
         scheduling=spec.scheduling,
         mounts=model_mounts(spec, config.start) | snapshots.mounts() | written(location),
         scratch_size=spec.storage.scratch_size,
+        overrides=spec.pod_overrides,
         template=spec.prompt.template_ref,
     )
     return one_pod(of, pod, config, spec.network_policy, policy)

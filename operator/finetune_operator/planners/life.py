@@ -57,7 +57,7 @@ class Life:
     def queue(self) -> str | None:
         """Return the queue its Jobs wait in; preparations wait in none."""
         in_queue = self.work.component == "attempt"
-        return self.observed.object.spec.scheduling.queue_name if in_queue else None
+        return self.observed.object.spec.scheduling.local_queue if in_queue else None
 
     @property
     def reason(self) -> str:

@@ -81,6 +81,10 @@ class PreparationWork(Work):
             checks.results_have_a_place(experiment.spec.storage, self.observed.policy),
             checks.the_model_is_allowed(experiment.spec.model, self.observed.policy),
             the_budget_has_a_price(experiment.spec, self.observed.policy),
+            checks.the_network_profile_is_known(experiment.spec.compute, self.observed.policy),
+            checks.the_kinds_are_there(
+                experiment.spec.scheduling, self.observed.policy, self.observed.unserved_kinds
+            ),
         )
         if allowed:
             return _refusal(allowed, said)

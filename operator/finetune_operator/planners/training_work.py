@@ -18,10 +18,12 @@ from finetune_api.training_settings import Mode
 from finetune_operator.checks import (
     names_are_free,
     results_have_a_place,
+    the_kinds_are_there,
     the_model_is_allowed,
+    the_network_profile_is_known,
 )
 from finetune_operator.engines.attempt_engine import Attempt
-from finetune_operator.engines.indexed_job import IndexedJobEngine
+from finetune_operator.engines.choice import ENGINES
 from finetune_operator.manifests.identity import identity, location, spec_digest, world_size
 from finetune_operator.manifests.job_pod import GRACE_SECONDS
 from finetune_operator.manifests.owned import Owner, owner
@@ -54,7 +56,6 @@ from finetune_operator.planners.training_progress import (
 from finetune_operator.planners.work import Achievement, Obstacle
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Situation, Verdict
 
-_ENGINE = IndexedJobEngine()
 ONE_DAY = 86400
 """Ranks wait so long for each other where no start deadline is set."""
 _STAGES = {"Training": "Training", "Saving": "Training", "Evaluating": "Evaluating"}
@@ -97,12 +98,14 @@ class TrainingWork(AttemptWork):
 
     def obstacle(self) -> Obstacle | None:
         """Return what the operator refuses."""
-        spec = experiment_of(self.observed).spec
+        spec, policy = experiment_of(self.observed).spec, self.observed.policy
         refusal = first_refusal(
             names_are_free(self.observed.foreign_names),
-            results_have_a_place(spec.storage, self.observed.policy),
-            the_model_is_allowed(spec.model, self.observed.policy),
-            the_budget_has_a_price(spec, self.observed.policy),
+            results_have_a_place(spec.storage, policy),
+            the_model_is_allowed(spec.model, policy),
+            the_budget_has_a_price(spec, policy),
+            the_network_profile_is_known(spec.compute, policy),
+            the_kinds_are_there(spec.scheduling, policy, self.observed.unserved_kinds),
         )
         return refused(refusal) if refusal else None
 
@@ -115,7 +118,7 @@ class TrainingWork(AttemptWork):
         return attempt_job(self.observed.key.name, number)
 
     def children(self, number: int) -> tuple[Manifest, ...]:
-        """Return Service, ConfigMap and Job."""
+        """Return what the engine makes of the attempt."""
         experiment = experiment_of(self.observed)
         of = owner(self.observed, attempt=number, spec_digest=spec_digest(experiment.spec))
         wanted = experiment.spec.run_policy.grace_period_seconds
@@ -126,7 +129,7 @@ class TrainingWork(AttemptWork):
             policy=self.observed.policy,
             grace_seconds=wanted or _grace_seconds(experiment.status.checkpoints),
         )
-        return _ENGINE.render(attempt)
+        return ENGINES[experiment.spec.scheduling.engine].render(attempt)
 
     def achieved(self, outcome: Outcome) -> Achievement | None:
         """Record the result."""
@@ -160,7 +163,8 @@ class TrainingWork(AttemptWork):
     def seen(self, job: JobFacts) -> dict[str, Any]:
         """Record the Job, its pods and its progress."""
         experiment = experiment_of(self.observed)
-        updates = seen_attempt(self.observed, job, service=experiment.metadata.name)
+        service = ENGINES[job.ref.kind].service(self.observed.key.name, job.attempt)
+        updates = seen_attempt(self.observed, job, service=service)
         ready = sum(pod.ready for pod in job.pods)
         if experiment.status.attempt.gpus and experiment.status.attempt.started_time:
             updates["cost"] = self.spending().status(ended_gpu_seconds(experiment.status))

@@ -10,8 +10,8 @@ from finetune_api.names import OWNER_LABELS
 from finetune_operator import informers
 from finetune_operator.cluster.cluster_protocol import Change
 from finetune_operator.cluster.resources import DATASETS, PODS
-from finetune_operator.errors import CredentialsError, UnavailableError
-from finetune_operator.informers import ChildSink, Informer, ObjectSink
+from finetune_operator.errors import CredentialsError, NotServedError, UnavailableError
+from finetune_operator.informers import ChildSink, Informer, ObjectSink, OptionalInformer
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.observed import Key
 from finetune_operator.work_queue import WorkQueue
@@ -151,6 +151,22 @@ async def test_rejected_credentials_end_the_informer(ground):
     ground.cluster.fail_next("pages", CredentialsError("no", status=401))
     with pytest.raises(CredentialsError):
         await asyncio.wait_for(ground.pods().run(), 1)
+
+
+async def test_a_kind_that_comes_later_is_listed_then_and_holds_nothing_up(ground, monkeypatch):
+    monkeypatch.setattr(informers, "KIND_LOOK_SECONDS", 0.0)
+    for _ in range(2):
+        ground.cluster.fail_next("pages", NotServedError("404 page not found", status=404))
+    informer = OptionalInformer(
+        ground.cluster, PODS, ChildSink("Pod", ground.cache, ground.queue), heard=ground._note
+    )
+    first = asyncio.create_task(informer.run())
+    await informer.listed.wait()
+    assert ground.living() == set()
+    ground.cluster.put(pod("a"))
+    await follow(informer)
+    first.cancel()
+    assert (ground.living(), ground.heard >= 2) == ({"a"}, True)
 
 
 async def test_an_object_that_did_not_change_wakes_nobody_when_it_is_listed_again(ground):

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from finetune_api.compute_settings import TrainingCompute
 from finetune_api.finetune_experiment import ExperimentSpec
+from finetune_api.gpu_memory import known_gpu_memory
 from finetune_api.model_shape import ModelShape
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.resolved_memory import padding_notice
@@ -139,6 +141,31 @@ def test_a_run_that_cannot_fit_is_refused_with_its_terms_and_settings_that_fit()
     assert refused.value.reason == "MemoryPlanExceeded"
     assert "weights 16.1 GB" in message
     assert "model.quantization NF4 (" in message
+
+
+@pytest.mark.parametrize(
+    ("products", "resource", "known"),
+    [
+        (["NVIDIA-H100-80GB-HBM3"], "nvidia.com/gpu", "80G"),
+        (["NVIDIA-H100-80GB-HBM3", "NVIDIA-A100-SXM4-40GB"], "nvidia.com/gpu", "40G"),
+        (["Tesla-T4", "NVIDIA-L4"], "nvidia.com/gpu", "16G"),
+        (["NVIDIA-A100-SXM4-40GB-MIG-1g.5gb"], "nvidia.com/gpu", "5G"),
+        (["NVIDIA-A100-SXM4-40GB"], "nvidia.com/mig-2g.10gb", "10G"),
+        (["NVIDIA-H100-80GB-HBM3", "Some-New-GPU"], "nvidia.com/gpu", None),
+    ],
+)
+def test_products_of_known_size_are_planned_with_and_others_are_not(products, resource, known):
+    compute = TrainingCompute(gpu_products=products, gpu_resource_name=resource)
+    assert known_gpu_memory(compute) == known
+    given = compute.model_copy(update={"gpu_memory": "7Gi"})
+    assert known_gpu_memory(given) == "7Gi"
+
+
+def test_the_smallest_product_decides_whether_a_run_fits():
+    with pytest.raises(ConfigurationError, match="92 % of 16G"):
+        planned(compute={"gpuProducts": ["Tesla-T4", "NVIDIA-H100-80GB-HBM3"]})
+    status = planned(compute={"gpuProducts": ["NVIDIA-H100-80GB-HBM3"]})
+    assert status.memory.available_bytes == 80 * 10**9
 
 
 def test_the_memory_plan_and_what_it_chose_are_recorded():
