@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
 import builders
 from builders import DATASET, EXPERIMENT, EXPORT, our_object, prepared
-from finetune_api.names import JOB_SET, POD_GROUP
+from finetune_api.names import JOB_SET, PLAN_DIGEST_ANNOTATION, POD_GROUP
 from finetune_api.network_profile import NetworkProfile
 from finetune_operator.manifests.identity import spec_digest
 from finetune_operator.manifests.pod_template import merged
@@ -63,6 +65,25 @@ def variables(**spec: Any) -> dict[str, Any]:
 def compute(**fields: Any) -> dict[str, Any]:
     """Return a spec's compute block."""
     return {"compute": {"nodes": 2, "gpusPerNode": 0} | fields}
+
+
+WHOLE: dict[str, Manifest] = {
+    "attempt-jobset": {
+        "scheduling": {"engine": "JobSet", "queueName": "research", "topologyKey": RACK},
+    },
+    "attempt-volcano": {
+        "scheduling": {"gang": "Volcano", "queueName": "research", "topologyKey": RACK},
+        **compute(gpusPerNode=8, gpuProducts=["NVIDIA-H100-80GB-HBM3"], networkProfile="roce"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_children_are_rendered_as_recorded(name: str, golden: Callable[[str, str], None]) -> None:
+    children = [c for c in answer(**WHOLE[name]).apply if c["kind"] in ("Job", JOB_SET, POD_GROUP)]
+    for child in children:
+        del child["metadata"]["annotations"][PLAN_DIGEST_ANNOTATION]  # changes with any new field
+    golden(f"children/{name}.yaml", yaml.safe_dump_all(children, sort_keys=False, width=100))
 
 
 @pytest.mark.parametrize("engine", ["Job", "JobSet"])
