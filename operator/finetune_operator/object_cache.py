@@ -57,13 +57,16 @@ class ObjectCache:
         self._progress: dict[str, Progress] = {}
 
     def store(self, key: Key, body: Manifest) -> bool:
-        """Remember an object of our kinds; return False if this very version was known."""
+        """Remember an object of our kinds; return False if this version or a later one was known.
+
+        The answer to our own write is here before the watch tells of the versions up to it.
+        """
         metadata = body["metadata"]
-        entry = _Entry(_text(body), metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+        uid, version = metadata.get("uid", ""), metadata.get("resourceVersion", "")
         known = self._objects.get(key)
-        if known and (known.uid, known.resource_version) == (entry.uid, entry.resource_version):
+        if known and known.uid == uid and not _is_later(version, known.resource_version):
             return False
-        self._objects[key] = entry
+        self._objects[key] = _Entry(_text(body), uid, version)
         self._release_departed(key, body)
         return True
 
@@ -189,6 +192,13 @@ def owner_key(facts: Manifest) -> Key | None:
         if name := labels.get(OWNER_LABELS[kind]):
             return Key(kind, metadata["namespace"], name)
     return None
+
+
+def _is_later(version: str, known: str) -> bool:
+    """Compare resource versions: as numbers, where both are (Kubernetes' KEP-5504)."""
+    if version.isdecimal() and known.isdecimal():
+        return int(version) > int(known)
+    return version != known
 
 
 def _text(body: Manifest) -> bytes:

@@ -39,6 +39,8 @@ from finetune_operator.work_queue import Lane, WorkQueue
 
 STEP_SECONDS = 30.0
 """A step that takes longer is ended and repeated."""
+KINDS_LOOK_SECONDS = 60.0
+"""A kind that the API server does not know yet is looked for this often: its CRD wakes nobody."""
 HEADWAY_LOOK_SECONDS = 60.0
 """A Job that cannot get its pods is looked at this often: its events wake nobody."""
 STALLED_REASONS: dict[type[OperatorError], str] = {
@@ -70,8 +72,8 @@ class Reconciler:
         while (key := await self._queue.take()) is not None:
             started = perf_counter()
             try:
-                async with asyncio.timeout(STEP_SECONDS):
-                    await self.reconcile(key)
+                if await self._timed(key) and await self._timed(key):
+                    self._queue.add(key)
                 self._queue.finished(key)
             except (CredentialsError, LeadershipLostError, asyncio.CancelledError):
                 self._queue.finished(key)
@@ -85,12 +87,20 @@ class Reconciler:
                 await self._repeat(key, MalformedError("internal error; see the operator's log"))
             metrics.RECONCILE_SECONDS.labels(key.kind).observe(perf_counter() - started)
 
-    async def reconcile(self, key: Key) -> None:
-        """Make one step; raises what kept it from being complete."""
+    async def _timed(self, key: Key) -> bool:
+        async with asyncio.timeout(STEP_SECONDS):
+            return await self.reconcile(key)
+
+    async def reconcile(self, key: Key) -> bool:
+        """Make one step; raises what kept it from being complete.
+
+        Return whether a status was written: what it records may call for the next step at once,
+        and no watch will wake the key for a version that is known already.
+        """
         observed = await self._gather(key)
         if observed is None:
             self._forget(key)
-            return
+            return False
         decided = plan(observed)
         self._wait_for(observed, decided.waits_for)
         refusal: OperatorError | None = None
@@ -99,10 +109,11 @@ class Reconciler:
         except tuple(STALLED_REASONS) as error:
             refusal = error
             decided = stalled(observed, STALLED_REASONS[type(error)], str(error))
-        await self._report(observed, decided)
+        written = await self._report(observed, decided)
         if refusal is not None:
             raise refusal
         self._follow_up(observed, decided)
+        return written
 
     def _wait_for(self, observed: Observed, references: tuple[Key, ...]) -> None:
         """Register what the key waits for, and notice what changed since it was observed."""
@@ -119,7 +130,7 @@ class Reconciler:
         for ref in decided.delete:
             await self._cluster.delete(ref)
 
-    async def _report(self, observed: Observed, decided: Plan) -> None:
+    async def _report(self, observed: Observed, decided: Plan) -> bool:
         """Write the status if it says something new, then post the events that go with it."""
         key, metadata = observed.key, observed.object.metadata
         stored = self._stored_status(key)
@@ -130,13 +141,15 @@ class Reconciler:
         if verdict.later_seconds is not None:
             self._queue.add(key, after_seconds=verdict.later_seconds, lane=Lane.PATIENT)
         if not verdict.now:
-            return
-        await self._cluster.write_status(
+            return False
+        written = await self._cluster.write_status(
             key, decided.status, resource_version=metadata.resource_version
         )
+        self._take_in(key, written)
         self.status_writes.note(key, observed.now)
         metrics.STATUS_WRITES.labels(key.kind).inc()
         await self._events.post(key, metadata.uid, decided.events)
+        return True
 
     def _follow_up(self, observed: Observed, decided: Plan) -> None:
         key = observed.key
@@ -146,6 +159,8 @@ class Reconciler:
             self.active.discard(key)
         if decided.requeue_seconds is not None:
             self._queue.add(key, after_seconds=max(decided.requeue_seconds, 0.1))
+        if observed.unserved_kinds:
+            self._queue.add(key, after_seconds=KINDS_LOOK_SECONDS, lane=Lane.PATIENT)
         for job in observed.jobs:
             wait = headway_seconds(job, observed.now)
             if wait is not None:
@@ -185,8 +200,14 @@ class Reconciler:
         if live is None:
             self._forget(key)
         else:
-            self._cache.store(key, live)
+            self._take_in(key, live)
         return live is not None
+
+    def _take_in(self, key: Key, live: Manifest) -> None:
+        """Store what the server answered; who waits for it hears of this version only here."""
+        if self._cache.store(key, live):
+            for waiter in self._cache.waiters(key):
+                self._queue.add(waiter)
 
     def _stored_status(self, key: Key) -> Manifest:
         text = self._cache.text(key)

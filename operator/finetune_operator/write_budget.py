@@ -26,6 +26,12 @@ class TokenBucket:
         self._tokens -= 1
         return max(0.0, -self._tokens / self._rate, self._paused_until - now)
 
+    def has_spare(self) -> bool:
+        """Tell whether a call could be made at once, with nobody waiting for the token."""
+        now = self._clock()
+        tokens = self._tokens + (now - self._refilled_at) * self._rate
+        return tokens >= 1 and now >= self._paused_until
+
     def pause(self, seconds: float) -> None:
         """Hold every caller back for `seconds`, those already waiting included."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)

@@ -80,8 +80,8 @@ class Cluster(Protocol):
         """Delete in the background if UID and resourceVersion still are the observed ones."""
         ...
 
-    async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> None:
-        """Apply the complete status; raises ConflictError when the object changed since."""
+    async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> Manifest:
+        """Replace the complete status and return the object; ConflictError if it changed since."""
         ...
 
     async def post_event(self, event: Manifest) -> None:

@@ -138,8 +138,8 @@ class KubernetesCluster:
         except AbsentError:
             return
 
-    async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> None:
-        """Replace the status of the version that was observed.
+    async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> Manifest:
+        """Replace the status of the version that was observed; return the object as it is then.
 
         By JSON patch: server-side apply turns a map whose last owned field goes into null, which
         the schema refuses (seen with `children`). The version in the patch makes the server
@@ -150,10 +150,12 @@ class KubernetesCluster:
             {"op": "add", "path": "/status", "value": status},
         ]
         path = _path(OURS[key.kind], key.namespace, key.name) + "/status"
-        await self._write("PATCH", path, patch, content_type=JSON_PATCH)
+        return await self._write("PATCH", path, patch, content_type=JSON_PATCH)
 
     async def post_event(self, event: Manifest) -> None:
-        """Create one core/v1 Event."""
+        """Create one core/v1 Event; one that only informs gives way to other writes."""
+        if event["type"] == "Normal" and not self._writes.has_spare():
+            raise ThrottledError("the write budget is used up")
         await self._spend("POST", _path(EVENTS, event["metadata"]["namespace"]), body=event)
 
     async def queue_about(self, child: ChildRef) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import builders
 from emulated_api_server import EmulatedApiServer, Fault
+from finetune_api.conditions import CONDITION_TYPES
 from finetune_operator.cluster.api_transport import RIGHTS
+from finetune_operator.status import as_json
 from operator_process import operator_process, until
 
 pytestmark = pytest.mark.usefixtures("kubeconfig")
@@ -40,6 +44,15 @@ def experiment(name: str = "run") -> dict:
             "storage": {"volumeClaim": {"claimName": "results"}},
         },
     }
+
+
+def finished(name: str) -> dict:
+    """Return an experiment that was trained, with the status its operator left."""
+    types = CONDITION_TYPES["FineTuneExperiment"]
+    said = {one: "True" if one in ("Ready", "Complete") else "False" for one in types}
+    conditions = builders.conditions(**said)
+    left = builders.complete_experiment(conditions=conditions, observedGeneration=1)
+    return experiment(name) | {"status": as_json(left.status)}
 
 
 def ready_reason(server: EmulatedApiServer, kind: str, name: str) -> str | None:
@@ -202,3 +215,22 @@ async def test_a_second_operator_waits_and_takes_over(server: EmulatedApiServer,
             await until(lambda: ready_reason(server, "Dataset", "faq"))
             status = (server.find("Dataset", "faq") or {})["status"]
             assert status["fence"] == 2
+
+
+async def test_a_cold_start_makes_no_call_per_object(server: EmulatedApiServer, tmp_path: Path):
+    for number in range(200):
+        await server.put(finished(f"run-{number}"))
+    async with operator_process(tmp_path) as operator:
+        await operator.working()
+        async with asyncio.timeout(60):
+            while 'status="AsExpected"} 200' not in (await operator.get("/metrics"))[1]:
+                await asyncio.sleep(0.2)
+        assert operator.complaints() == []
+    calls = Counter((r.verb, r.resource) for r in server.requests if r.resource != "leases")
+    ours = ("datasets", "finetuneexperiments", "modelexports")
+    lists = {("list", kind): 2 for kind in ours}  # by kopf, and by the audit that opens the barrier
+    lists |= {("list", kind): 1 for kind in ("jobs", "pods")}
+    assert {call: n for call, n in calls.items() if call[0] != "watch"} == lists
+    assert {call[1]: n for call, n in calls.items() if call[0] == "watch"} == dict.fromkeys(
+        (*ours, "jobs", "pods"), 1
+    )

@@ -47,11 +47,25 @@ def test_a_stored_object_comes_back_without_its_managed_fields(cache):
 
 @pytest.mark.parametrize(
     ("again", "is_news"),
-    [(body("1"), False), (body("2"), True)],
-    ids=["the same version", "another version"],
+    [(body("7"), False), (body("8"), True), (body("10"), True), (body("6"), False)],
+    ids=["the same version", "a later one", "a later one, as a number", "an earlier one"],
 )
-def test_only_another_version_is_news(cache, again, is_news):
+def test_only_a_later_version_is_news(cache, again, is_news):
+    cache.store(RUN, body("7"))
     assert cache.store(RUN, again) is is_news
+
+
+def test_a_version_that_is_no_number_is_news_when_it_differs(cache):
+    assert cache.store(RUN, body("b"))
+    assert cache.store(RUN, body("a"))
+    assert not cache.store(RUN, body("a"))
+
+
+def test_another_object_of_the_same_name_is_news_whatever_its_version(cache):
+    cache.store(RUN, body("7"))
+    other = body("3")
+    other["metadata"]["uid"] = "u2"
+    assert cache.store(RUN, other)
 
 
 def test_the_owner_of_an_experiments_pod_is_the_experiment_though_it_names_its_dataset_too():

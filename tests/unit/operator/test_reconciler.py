@@ -148,13 +148,28 @@ async def test_a_taken_name_is_told_in_the_status_and_nothing_is_adopted(ground)
 
 
 async def test_a_conflict_is_planned_again_on_the_live_object(ground):
-    live = ground.cluster.put({**dataset(), "metadata": {**dataset()["metadata"], "labels": {}}})
+    ground.cluster.put({**dataset(), "metadata": {**dataset()["metadata"], "labels": {}}})
     await ground.work()
     assert ground.stored_reason() == "Preparing"
-    assert ground.looks == 2
+    assert ground.looks == 3  # on the old object, on the live one, on what was written then
     version = ground.cache.version(FAQ)
     assert version is not None
-    assert version[1] == live["metadata"]["resourceVersion"]
+    assert version[1] == ground.cluster.objects["Dataset", "ml", "faq"]["metadata"]["resourceVersion"]
+
+
+async def test_what_was_written_is_known_at_once_and_its_echo_is_no_news(ground):
+    await ground.work()
+    looks = ground.looks
+    ground.refresh()
+    await ground.work()
+    assert (ground.looks, ground.cluster.writes) == (looks, [("status", "faq")])
+
+
+async def test_who_waits_for_an_object_hears_of_what_was_written(ground):
+    waiter = Key("FineTuneExperiment", "ml", "run")
+    ground.cache.set_references(waiter, (FAQ,))
+    await ground.reconciler.reconcile(FAQ)
+    assert ground.queue._ready.keys() == {FAQ, waiter}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,19 @@ def test_idle_time_gives_back_no_more_than_the_burst():
     assert [round(bucket.reserve(), 3) for _ in range(3)] == [0, 0, 0.1]
 
 
+def test_there_is_something_to_spare_until_somebody_waits_or_pauses():
+    clock = Clock()
+    bucket = TokenBucket(rate=10, burst=2, clock=clock)
+    assert bucket.has_spare()
+    bucket.reserve()
+    bucket.reserve()
+    assert not bucket.has_spare()
+    clock.now += 0.1
+    assert bucket.has_spare()
+    bucket.pause(1)
+    assert not bucket.has_spare()
+
+
 def test_a_pause_holds_back_callers_who_have_tokens():
     clock = Clock()
     bucket = TokenBucket(rate=10, burst=5, clock=clock)
