@@ -28,7 +28,7 @@ from finetune_operator.observed import Key, Manifest
 from finetune_operator.work_queue import Lane, WorkQueue
 
 CHILD_LABELS = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
-LONGEST_BACKOFF_SECONDS = 30.0
+LONGEST_BACKOFF_SECONDS = 5.0
 KIND_LOOK_SECONDS = 30.0
 """How often an optional kind is looked for."""
 

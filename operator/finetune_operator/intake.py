@@ -88,7 +88,7 @@ def watch_settings() -> kopf.OperatorSettings:
     watching.server_timeout, watching.client_timeout, watching.connect_timeout = 300, 330, 5
     watching.inactivity_timeout = 90  # bookmarks come about once a minute
     networking.request_timeout, networking.connect_timeout = 30, 5
-    networking.error_backoffs = [1, 1, 2, 3, 5, 8, 13, 21] + [30] * 20  # about 11 minutes
+    networking.error_backoffs = [1, 1, 2, 3] + [5] * 130  # about 11 minutes; back within seconds
     networking.enforce_retry_after = True
     settings.queueing.idle_timeout = 0.2  # a task per object lives that long
     return settings
