@@ -64,9 +64,9 @@ class Settings(BaseModel):
     """progressIntervalSeconds between two questions to an active run."""
     workers: int = Field(default=16, ge=1, le=64)
     """workers that make steps at the same time."""
-    writes_per_second: float = Field(default=40.0, gt=0, le=1000)
+    writes_per_second: float = Field(default=200.0, gt=0, le=1000)
     """writesPerSecond of the whole process to the API server."""
-    reads_per_second: float = Field(default=50.0, gt=0, le=1000)
+    reads_per_second: float = Field(default=300.0, gt=0, le=1000)
     """readsPerSecond of single objects, lists left out."""
     lease_name: str = Field(default="finetune-operator", min_length=1, max_length=63)
     """leaseName is the Lease that the one active operator holds."""
