@@ -10,7 +10,7 @@ WORK_DIR ?= .finetune
 CLUSTER := cd tests/cluster && $(PYTHON) -m harness
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo run-demo test test-kills verify generate lock images cluster-up cluster-down cluster-demo test-cluster test-faults bench-train ci clean
+.PHONY: help setup demo run-demo test test-kills verify generate lock images cluster-up cluster-down cluster-demo test-cluster test-faults test-fault-plans bench-train bench-operator ci clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -69,15 +69,21 @@ cluster-demo: setup cluster-up images ## The same three manifests in that cluste
 	@$(BIN)/python tests/cluster/demo.py
 
 test-cluster: setup cluster-up images ## Prove it all on that cluster
-	@$(BIN)/python -m pytest tests/cluster
+	@$(BIN)/python -m pytest tests/cluster tests/faults
 
 test-faults: setup cluster-up images ## The faults that take longest, on that cluster (long)
 	@$(BIN)/python -m pytest -m sweep tests/cluster
+
+test-fault-plans: setup ## Kill, cut and deceive the operator at every write: all plans, PLANS='...' or PLAN='{...}'
+	@PYTHONPATH=operator:trainer_image:tests:tests/cluster $(BIN)/python tests/faults/run_fault_plans.py $(if $(PLAN),--plan '$(PLAN)',$(PLANS))
 
 bench-train: setup ## Training and generation against their peers, interleaved (long)
 	@PYTHONPATH=operator:trainer_image:tests $(BIN)/python benchmarks/train_speed.py
 	@PYTHONPATH=operator:trainer_image:tests $(BIN)/python benchmarks/generation.py
 	@PYTHONPATH=operator:trainer_image:tests $(BIN)/python benchmarks/checkpoint_stall.py
+
+bench-operator: setup ## 10,000 experiments against a real API server; needs its binaries (make cluster-up), over an hour
+	@PYTHONPATH=operator:trainer_image:tests:tests/cluster $(BIN)/python benchmarks/operator_scale.py
 
 ci: ## What CI runs
 	@bash .ci/run
