@@ -92,6 +92,7 @@ async def fault_ground() -> AsyncIterator[Ground]:
             bare_api(folder / "api", controllers=True, controller_words=CONTROLLER_WORDS),
         )
         tokens, roles = await asyncio.to_thread(_install, api)
+        await asyncio.to_thread(_restart, api)
         session = await stack.enter_async_context(upstream_session(str(api.authority)))
         admin = AdminApi(api.address, api.token(), session)
         kubelet = PlayedKubelet(admin)
@@ -134,6 +135,12 @@ def _install(api: BareApi) -> tuple[dict[bool, str], list[Json]]:
         True: api.kubectl(*words, EVERYWHERE).strip(),
     }
     return tokens, [part for part in roles if part["metadata"].get("namespace") == PLACE]
+
+
+def _restart(api: BareApi) -> None:
+    """Start the API server anew: watches of a CRD just installed were seen to stay silent."""
+    api.stop_server()
+    api.start_server()
 
 
 def _rendered(*values: str) -> list[Json]:

@@ -30,12 +30,17 @@ def plans_of(learned: Result) -> list[Plan]:
 
 
 def kills(noted: Iterable[Noted]) -> list[Json]:
-    """Every write that changed something, at its three moments."""
-    return [{"call": asdict(n.call), "moment": m} for n in _writes(noted) for m in MOMENTS]
+    """Every write, before it is forwarded and when it was applied without a reply.
+
+    A killed process forgets whether it had the reply, so the third moment is the second one; and
+    an Event is no part of any decision, so a kill at it is a kill after the status before it.
+    """
+    lasting = [n for n in _writes(noted) if n.call.resource != "events"]
+    return [{"call": asdict(n.call), "moment": m} for n in lasting for m in MOMENTS[:2]]
 
 
 def cuts(noted: Iterable[Noted]) -> list[Json]:
-    """A connection that is cut after the reply changes nothing."""
+    """Every write at the same moments; a connection that is cut after the reply changes nothing."""
     return [{"call": asdict(n.call), "moment": m} for n in _writes(noted) for m in MOMENTS[:2]]
 
 
