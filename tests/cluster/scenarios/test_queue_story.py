@@ -1,18 +1,14 @@
-"""A run in a queue on a real API server; the part of Kueue's controller is played here.
-
-It cannot be installed in this cluster. What is played is what the real one was seen to do:
-a Workload beside the Job that says why it waits, then `spec.suspend` of the Job, off and on.
-"""
+"""A run in a queue on a real API server; the queue is played, or a real Kueue if there is one."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from harness import kubectl as kube
 from scenarios.after_faults import KIND, STEPS, unharmed
+from scenarios.queue_controllers import NEEDED, QUEUE, REAL, QueueController, played, real
 from scenarios.stories import (
     Ground,
     condition,
@@ -23,95 +19,54 @@ from scenarios.stories import (
     wait_for,
 )
 
-WAITING = "couldn't assign flavors to pod set main: insufficient unused quota for cpu"
-WORKLOADS: dict[str, Any] = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "workloads.kueue.x-k8s.io"},
-    "spec": {
-        "group": "kueue.x-k8s.io",
-        "scope": "Namespaced",
-        "names": {"kind": "Workload", "plural": "workloads", "singular": "workload"},
-        "versions": [
-            {
-                "name": "v1beta1",
-                "served": True,
-                "storage": True,
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "x-kubernetes-preserve-unknown-fields": True,
-                    }
-                },
-            }
-        ],
-    },
-}
 
-
-@pytest.fixture(scope="module")
-def queue(sums: Ground) -> Iterator[Ground]:
-    """A namespace of a cluster that serves Workloads."""
-    kube.apply(WORKLOADS)
-    kube.kubectl("wait", "--for=condition=Established", "crd/workloads.kueue.x-k8s.io")
-    yield sums
-    kube.kubectl("delete", "crd", "workloads.kueue.x-k8s.io")
-
-
-def _admit(queue: Ground, job: str, *, suspend: bool) -> None:
-    patch = json.dumps({"spec": {"suspend": suspend}})
-    kube.kubectl("patch", "job", job, "--type=merge", "-p", patch, namespace=queue.namespace)
-
-
-def _refuse(queue: Ground, job: dict[str, Any]) -> None:
-    """Write the Workload that says why the Job waits."""
-    waiting = {"type": "QuotaReserved", "status": "False", "reason": "WaitingForQuota"}
-    workload = {
-        "apiVersion": "kueue.x-k8s.io/v1beta1",
-        "kind": "Workload",
-        "metadata": {
-            "name": f"job-{job['metadata']['name']}-1a2b3",
-            "labels": {"kueue.x-k8s.io/job-uid": job["metadata"]["uid"]},
-        },
-        "status": {"conditions": [waiting | {"message": WAITING}]},
-    }
-    kube.apply(workload, namespace=queue.namespace)
+@pytest.fixture(
+    params=[
+        pytest.param(played, id="played"),
+        pytest.param(real, id="kueue", marks=pytest.mark.skipif(not REAL, reason=NEEDED)),
+    ]
+)
+def queue(request: pytest.FixtureRequest, sums: Ground) -> Iterator[QueueController]:
+    """Who decides for the queue of the namespace."""
+    with request.param(sums.namespace) as controller:
+        yield controller
+        kube.kubectl("delete", KIND, "queued", "--ignore-not-found", namespace=sums.namespace)
 
 
 def test_a_queued_run_waits_is_admitted_preempted_and_goes_on(
-    queue: Ground, undisturbed: str
+    queue: QueueController, sums: Ground, undisturbed: str
 ) -> None:
-    queued = {"scheduling": {"queueName": "research"}}
-    kube.apply(experiment("queued", steps=STEPS, **queued), namespace=queue.namespace)
+    queued = {"scheduling": {"queueName": QUEUE}}
+    kube.apply(experiment("queued", steps=STEPS, **queued), namespace=sums.namespace)
 
     wait_for(
-        KIND, "queued", queue.namespace, lambda b: condition(b, "Ready").get("reason") == "Queued"
+        KIND, "queued", sums.namespace, lambda b: condition(b, "Ready").get("reason") == "Queued"
     )
-    job = kube.wait_until("the Job", lambda: _job(queue), timeout=60)
+    job = kube.wait_until("the Job", lambda: _job(sums), timeout=60)
     assert job["spec"]["suspend"] is True
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
-    assert rank_pods(queue.namespace, "queued") == []
-    _refuse(queue, job)
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == QUEUE
+    assert rank_pods(sums.namespace, "queued") == []
+    queue.refuse(job)
     told = wait_for(
-        KIND, "queued", queue.namespace,
-        lambda b: WAITING in condition(b, "QuotaReserved").get("message", ""), timeout=120,
+        KIND, "queued", sums.namespace,
+        lambda b: queue.words in condition(b, "QuotaReserved").get("message", ""), timeout=120,
     )  # fmt: skip
     assert condition(told, "QuotaReserved")["reason"] == "WaitingForQuota"
 
-    _admit(queue, "queued-a1", suspend=False)
-    running_since_checkpoint(queue.namespace, "queued", queue.files, step=20)
-    _admit(queue, "queued-a1", suspend=True)
+    queue.admit("queued-a1")
+    running_since_checkpoint(sums.namespace, "queued", sums.files, step=20)
+    queue.take_back("queued-a1")
     wait_for(
-        KIND, "queued", queue.namespace,
+        KIND, "queued", sums.namespace,
         lambda b: b["status"]["restarts"]["disruption"] == 1
         and condition(b, "Ready")["reason"] == "Queued",
     )  # fmt: skip
-    _admit(queue, "queued-a1", suspend=False)
+    queue.admit("queued-a1")
 
-    unharmed(queue, "queued", undisturbed, disruption=1)
+    unharmed(sums, "queued", undisturbed, disruption=1)
 
 
-def _job(queue: Ground) -> dict[str, Any] | None:
-    if not read(KIND, "queued", queue.namespace)["status"]["children"].get("job"):
+def _job(ground: Ground) -> dict[str, Any] | None:
+    if not read(KIND, "queued", ground.namespace)["status"]["children"].get("job"):
         return None
-    return kube.fetch("job", "queued-a1", namespace=queue.namespace)
+    return kube.fetch("job", "queued-a1", namespace=ground.namespace)
