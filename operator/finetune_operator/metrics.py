@@ -107,6 +107,47 @@ EXPERIMENT_CHECKPOINT_STEP = Gauge(
     "finetune_experiment_checkpoint_step", "Step of the newest verified checkpoint.", _OBJECT,
     registry=REGISTRY,
 )  # fmt: skip
+EXPERIMENT_CHECKPOINT_TIMESTAMP = Gauge(
+    "finetune_experiment_checkpoint_timestamp_seconds",
+    "When the newest verified checkpoint became known.", _OBJECT, registry=REGISTRY,
+)  # fmt: skip
+EXPERIMENT_CHECKPOINT_INTERVAL = Gauge(
+    "finetune_experiment_checkpoint_interval_seconds",
+    "Longest time between two checkpoints of one attempt.", _OBJECT, registry=REGISTRY,
+)  # fmt: skip
+EXPERIMENT_LAST_PROGRESS = Gauge(
+    "finetune_experiment_last_progress_timestamp_seconds", "When rank 0 last told something new.",
+    _OBJECT, registry=REGISTRY,
+)  # fmt: skip
+EXPERIMENT_QUEUED = Gauge(
+    "finetune_experiment_queued_timestamp_seconds", "Since when it waits for a node; absent "
+    "otherwise.", _OBJECT, registry=REGISTRY,
+)  # fmt: skip
+EXPERIMENT_EFFECTIVE_TIME = Gauge(
+    "finetune_experiment_effective_time_ratio", "Seconds in steps that count / seconds on nodes.",
+    _OBJECT, registry=REGISTRY,
+)  # fmt: skip
+EXPERIMENT_TRAINED_SECONDS = Gauge(
+    "finetune_experiment_trained_seconds", "Seconds in steps that count; lost steps take theirs "
+    "with them.", _OBJECT, registry=REGISTRY,
+)  # fmt: skip
+EXPERIMENT_RECOVERY_SECONDS = Gauge(
+    "finetune_experiment_recovery_seconds", "Typical time from a fault to the first step beyond "
+    "it.", _OBJECT, registry=REGISTRY,
+)  # fmt: skip
+EXPERIMENT_LOST_STEPS = Counter(
+    "finetune_experiment_lost_steps", "Steps that had to be taken again.", _OBJECT,
+    registry=REGISTRY,
+)  # fmt: skip
+EXPERIMENT_GPUS = Gauge("finetune_experiment_gpus", "GPUs held now.", _OBJECT, registry=REGISTRY)
+VOLUME_IN_USE = Gauge(
+    "finetune_volume_in_use", "1 for a claim that an active run writes to.",
+    [*_OBJECT, "persistentvolumeclaim"], registry=REGISTRY,
+)  # fmt: skip
+FINISHED = Counter(
+    "finetune_experiments_finished", "Experiments that ended, by the class of the last attempt.",
+    ["namespace", "outcome", "class"], registry=REGISTRY,
+)  # fmt: skip
 EXPERIMENT_FAMILIES = (
     EXPERIMENT_STATUS,
     EXPERIMENT_ATTEMPT,
@@ -117,6 +158,16 @@ EXPERIMENT_FAMILIES = (
     EXPERIMENT_LOSS,
     EXPERIMENT_EVALUATION,
     EXPERIMENT_CHECKPOINT_STEP,
+    EXPERIMENT_CHECKPOINT_TIMESTAMP,
+    EXPERIMENT_CHECKPOINT_INTERVAL,
+    EXPERIMENT_LAST_PROGRESS,
+    EXPERIMENT_QUEUED,
+    EXPERIMENT_EFFECTIVE_TIME,
+    EXPERIMENT_TRAINED_SECONDS,
+    EXPERIMENT_RECOVERY_SECONDS,
+    EXPERIMENT_LOST_STEPS,
+    EXPERIMENT_GPUS,
+    VOLUME_IN_USE,
 )
 """All families with series per experiment."""
 

@@ -105,3 +105,71 @@ def test_a_run_that_begins_anew_is_shown_again(series):
     see(series, RUN, finished())
     see(series, RUN, status("Preparing"), minutes=20)
     assert value("finetune_experiment_status", **LABELS, status="Preparing") == 1
+
+
+def test_efficiency_and_its_lost_steps_are_told(series):
+    told = {"trainingRatio": 0.5, "trainedSeconds": 40.0, "lostSteps": 7, "recoverySeconds": 33.0}
+    progress = {"percentage": 1, "stepSeconds": 2.5, "updateTime": "2026-01-01T00:00:00Z"}
+    see(series, RUN, status("Training", efficiency=told, progress=progress))
+    assert value("finetune_experiment_effective_time_ratio", **LABELS) == 0.5
+    assert value("finetune_experiment_trained_seconds", **LABELS) == 42.5
+    assert value("finetune_experiment_recovery_seconds", **LABELS) == 33.0
+    assert value("finetune_experiment_lost_steps_total", **LABELS) == 0
+    moved = "finetune_experiment_last_progress_timestamp_seconds"
+    assert value(moved, **LABELS) == START.timestamp()
+    see(series, RUN, status("Training", efficiency=told | {"lostSteps": 9}))
+    assert value("finetune_experiment_lost_steps_total", **LABELS) == 2
+
+
+def test_only_what_waits_has_a_time_of_waiting_and_only_what_runs_holds_gpus(series):
+    waiting = {"createdTime": "2026-01-01T00:00:00Z", "gpus": 8}
+    see(series, RUN, status("Queued", attempt=waiting))
+    name = "finetune_experiment_queued_timestamp_seconds"
+    assert value(name, **LABELS) == START.timestamp()
+    assert value("finetune_experiment_gpus", **LABELS) == 0
+    see(series, RUN, status("Starting", attempt=waiting))
+    assert value(name, **LABELS) is None
+    assert value("finetune_experiment_gpus", **LABELS) == 8
+
+
+def test_checkpoints_tell_when_they_came_and_how_far_apart_they_are(series):
+    def saved(step, attempt=1):
+        latest = {"latest": {"step": step}}
+        return status("Training", checkpoints=latest, attempt={"number": attempt})
+
+    at = "finetune_experiment_checkpoint_timestamp_seconds"
+    apart = "finetune_experiment_checkpoint_interval_seconds"
+    see(series, RUN, saved(10))
+    assert value(apart, **LABELS) is None
+    see(series, RUN, saved(20), minutes=2)
+    see(series, RUN, saved(20), minutes=3)
+    assert (value(apart, **LABELS), value(at, **LABELS)) == (120, START.timestamp() + 120)
+    see(series, RUN, saved(30, attempt=2), minutes=60)
+    assert (value(apart, **LABELS), value(at, **LABELS)) == (120, START.timestamp() + 3600)
+
+
+def test_an_end_is_counted_once_with_its_class_and_all_classes_begin_at_zero(series):
+    def ends(kind, **labels):
+        told = {"namespace": RUN.namespace, "outcome": kind, "class": "", **labels}
+        return value("finetune_experiments_finished_total", **told) or 0
+
+    before = ends("Failed", **{"class": "Data"}), ends("Completed")
+    failed = status("InvalidData", history=[{"class": "Data"}])
+    failed["conditions"].append({"type": "Failed", "status": "True", "reason": "InvalidData"})
+    see(series, RUN, status("Training"))
+    see(series, RUN, failed)
+    see(series, RUN, failed, minutes=1)
+    see(series, OTHER, status("Training"))
+    see(series, OTHER, finished())
+    assert ends("Failed", **{"class": "Data"}) == before[0] + 1
+    assert ends("Completed") == before[1] + 1
+    labels = {"namespace": RUN.namespace, "outcome": "Failed", "class": "NotFinite"}
+    assert value("finetune_experiments_finished_total", **labels) == 0
+
+
+def test_the_claim_of_a_run_is_in_use_while_it_is_shown(series):
+    labels = {**LABELS, "persistentvolumeclaim": "artifacts"}
+    see(series, RUN, status("Training", preparation={"uri": "pvc://artifacts/ml/prepared-1"}))
+    assert value("finetune_volume_in_use", **labels) == 1
+    series.forget(RUN)
+    assert value("finetune_volume_in_use", **labels) is None
