@@ -99,15 +99,7 @@ def join_world(run: str, signs: Signs, *, deadline_seconds: int, timeout_seconds
         signs.joined(1)
         return World()
     ends = time.monotonic() + deadline_seconds
-    store = _store(rank, ends, signs.beat)
-    own = PrefixStore(run, store)
-    own.add("joined", 1)
-    while (present := own.add("joined", 0)) < size:
-        signs.beat()
-        signs.joined(present)
-        _end_waiting(ends, f"only {present} of {size} ranks came")
-        time.sleep(POLL_SECONDS)
-    signs.joined(size)
+    store, own = joined_store(run, rank, size, signs, ends)
     store.set_timeout(timedelta(seconds=timeout_seconds))
     dist.init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo",
@@ -117,6 +109,32 @@ def join_world(run: str, signs: Signs, *, deadline_seconds: int, timeout_seconds
         timeout=timedelta(seconds=timeout_seconds),
     )
     return World(rank, size, *local, own, signs.beat, timedelta(seconds=timeout_seconds))
+
+
+def joined_store(
+    run: str, rank: int, size: int, signs: Signs, ends: float
+) -> tuple[Store, PrefixStore]:
+    """Return the store of rank 0, and this run's part of it, once all ranks have come to it.
+
+    A rank joins again when the store goes away meanwhile: on a busy node rank 0 may have to begin
+    it anew, and whoever was there already would end for nothing.
+    """
+    while True:
+        store = _store(rank, ends, signs.beat)
+        own = PrefixStore(run, store)
+        try:
+            if own.add(f"joined/{rank}", 1) == 1:
+                own.add("joined", 1)
+            while (present := own.add("joined", 0)) < size:
+                signs.beat()
+                signs.joined(present)
+                _end_waiting(ends, f"only {present} of {size} ranks came")
+                time.sleep(POLL_SECONDS)
+        except dist.DistError:
+            _end_waiting(ends, "the store of rank 0 went away")
+        else:
+            signs.joined(size)
+            return store, own
 
 
 def group_of_one() -> None:
@@ -168,7 +186,9 @@ def peers_watched() -> Iterator[None]:
 
 
 def _store(rank: int, ends: float, beat: Callable[[], None]) -> Store:
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # Rank 0 itself needs no name service to reach its own store.
+    host = os.environ["MASTER_ADDR"] if rank else "localhost"
+    port = int(os.environ["MASTER_PORT"])
     while True:
         try:
             return TCPStore(
