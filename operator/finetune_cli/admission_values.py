@@ -75,6 +75,8 @@ class Admission(ChartBlock):
     """references asks whether the user may read what an object names, Secrets above all."""
     pod_overrides: AdmissionPolicy
     """podOverrides asks for the right to create pods where an object changes what they run."""
+    owners: AdmissionPolicy
+    """owners refuses objects that claim to be children of ours, unless the operator makes them."""
     endpoints: Endpoints
     """endpoints limits the addresses in specs."""
     ceilings: Ceilings

@@ -64,11 +64,11 @@ def granted(rules: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
     }
 
 
-def wanted(scope: str) -> set[tuple[str, str, str]]:
+def wanted(scope: str, *switched_on: str) -> set[tuple[str, str, str]]:
     return {
         (right.group, resource, verb)
         for right in RIGHTS
-        if right.scope == scope
+        if right.scope == scope and (not right.setting or right.setting in switched_on)
         for resource in right.resources
         for verb in right.verbs
     }
@@ -101,6 +101,16 @@ def test_the_whole_cluster_is_watched_by_one_cluster_role_with_exactly_our_right
     ]
     assert [granted(role["rules"]) for role in roles] == [wanted("watched")]
     assert [granted(role["rules"]) for role in of_kind(objects, "Role")] == [wanted("own")]
+
+
+@needs_helm
+@pytest.mark.parametrize("setting", sorted({right.setting for right in RIGHTS} - {""}))
+def test_a_right_that_a_feature_needs_comes_with_the_feature(setting: str):
+    chosen = (*SCOPES["namespaced"], "--set", f"settings.{setting}=true")
+    roles = {one["metadata"]["namespace"]: one for one in of_kind(rendered(*chosen), "Role")}
+    for name in ("team-a", "team-b"):
+        assert granted(roles[name]["rules"]) == wanted("watched", setting)
+        assert wanted("watched", setting) > wanted("watched")
 
 
 @needs_helm
@@ -208,12 +218,12 @@ def test_policies_act_in_the_namespaces_that_are_watched(scope: str):
         selector = binding["spec"].get("matchResources", {}).get("namespaceSelector", {})
         own = {"matchLabels": {"team": "a"}} if "-access" in binding["metadata"]["name"] else {}
         assert selector == everywhere | own
-    assert len(bindings) == len({one["spec"]["policyName"] for one in bindings}) == 9
+    assert len(bindings) == len({one["spec"]["policyName"] for one in bindings}) == 10
 
 
 @needs_helm
 def test_every_policy_can_be_switched_off():
-    off = [f"admission.{name}.enabled=false" for name in ("references", "podOverrides")]
+    off = [f"admission.{name}.enabled=false" for name in ("references", "podOverrides", "owners")]
     objects = rendered("--set", ",".join(off))
     kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
     assert not of_kind(objects, *kinds)

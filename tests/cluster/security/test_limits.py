@@ -108,7 +108,7 @@ def _limits(api: BareApi, users: Users, tmp_path_factory: pytest.TempPathFactory
     """All of them in one namespace."""
     chosen = {"enabled": True, "namespaceSelector": {"matchLabels": {"limits": "yes"}}}
     values = {name: {**chosen, **more} for name, more in VALUES.items()}
-    off = {name: {"enabled": False} for name in ("references", "podOverrides")}
+    off = {name: {"enabled": False} for name in ("references", "podOverrides", "owners")}
     file = tmp_path_factory.mktemp("limits") / "values.json"
     file.write_text(json.dumps({"admission": values | off}))
     shown = ("-s", "templates/policies.yaml", "-s", "templates/ceilings.yaml", "-f", str(file))
