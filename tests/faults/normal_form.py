@@ -70,14 +70,18 @@ def _kept(found: Json) -> Json:
 
 
 def _configuration(text: str) -> Any:
-    """Return the configuration of a run as JSON, without its writer and what its uid seeds."""
+    """Return the configuration of a run as JSON.
+
+    Without its writer, what its uid seeds, and checkpoints that only last words told of.
+    """
     try:
         told = json.loads(text)
     except ValueError:
         return text
     if isinstance(told, dict) and isinstance(told.get("identity"), dict):
         told["identity"].pop("fence", None)
-        told.pop("seed", None)
+        for name in ("seed", "knownCheckpoints"):
+            told.pop(name, None)
     return told
 
 
