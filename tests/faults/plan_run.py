@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from harness.fault_proxy import Fault, FaultProxy, Noted, fault_proxy
 
 from builders import NAMES
@@ -79,7 +80,7 @@ class PlanRun:
             keeping = asyncio.create_task(self._keep_an_operator())
             try:
                 await self._told(view, proxy, fault)
-            except (NotReachedError, RefusedByServerError) as error:
+            except (NotReachedError, RefusedByServerError, aiohttp.ClientError) as error:
                 self._result.broken.append(f"{error}; {self._state(view)}")
             finally:
                 self._stopping = True

@@ -8,6 +8,7 @@ import itertools
 import logging
 import random
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ class Campaign:
     results: list[Result] = field(default_factory=list)
     at_once: int = AT_ONCE
     logs: Path | None = None
+    until: float = float("inf")
     _numbers: itertools.count = field(default_factory=itertools.count)  # type: ignore[type-arg]
 
     async def learn(self, scenarios: Iterable[str]) -> list[Result]:
@@ -45,14 +47,18 @@ class Campaign:
         self.ends = {result.plan.scenario: result.end for result in learned}
         return learned
 
-    async def run(self, plans: Sequence[Plan], until: float = float("inf")) -> list[Result]:
+    def stop(self) -> None:
+        """Begin no further plan."""
+        self.until = 0.0
+
+    async def run(self, plans: Sequence[Plan]) -> list[Result]:
         """Run plans; none begins after `until`."""
         room = asyncio.Semaphore(self.at_once)
         done: list[Result] = []
 
         async def one(plan: Plan) -> None:
             async with room:
-                if time.monotonic() < until:
+                if time.monotonic() < self.until:
                     done.append(await self._one(plan))
                     if len(done) % REPORT_EVERY == 0:
                         print(f"{len(done)} of {len(plans)} plans run", flush=True)
@@ -107,7 +113,10 @@ async def campaign(chosen: argparse.Namespace) -> int:
     scenarios = [only.scenario] if only else chosen.scenarios or list(SCENARIOS)
     async with fault_ground() as ground:
         work = Campaign(ground, at_once=chosen.at_once, logs=chosen.logs)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, work.stop)
         learned = await work.learn(scenarios)
+        if any(result.broken for result in learned):
+            return 1
         plans = [plan for result in learned for plan in plans_of(result)]
         print(f"{len(plans)} plans from {len(learned)} undisturbed runs")
         if only:
@@ -115,8 +124,9 @@ async def campaign(chosen: argparse.Namespace) -> int:
         elif chosen.modes:
             plans = [plan for plan in plans if plan.mode in chosen.modes]
         random.Random(chosen.seed).shuffle(plans)
-        until = began + chosen.seconds if chosen.seconds else float("inf")
-        await work.run(plans[: chosen.sample], until)
+        if chosen.seconds:
+            work.until = min(work.until, began + chosen.seconds)
+        await work.run(plans[: chosen.sample])
         print(table(work.results))
     return int(any(result.broken for result in work.results))
 
