@@ -97,7 +97,7 @@ def recomputed_cross_entropy(
     def share(hidden: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         return (weights * form.losses(form.shaped(head(hidden)), labels)).sum()
 
-    total = hidden_RH.sum(dtype=torch.float32) * 0
+    total = hidden_RH.new_zeros((), dtype=torch.float32)
     for part in _chunks(hidden_RH.shape[0], chunk_rows(vocabulary)):
         given = hidden_RH[part], labels_R[part], weights_R[part]
         total = total + checkpoint(share, *given, use_reentrant=False)
@@ -117,8 +117,6 @@ def row_scores(
         logits_CV, labels_C = plain.shaped(head(hidden_RH[part])), labels_R[part]
         losses.append(plain.losses(logits_CV, labels_C))
         hits.append(logits_CV.argmax(-1) == labels_C)
-    if not losses:
-        return hidden_RH.new_zeros(0, dtype=torch.float32), labels_R.bool()
     return torch.cat(losses), torch.cat(hits)
 
 
@@ -171,4 +169,5 @@ def _cast(tensor: Tensor) -> Tensor:
 
 
 def _chunks(count: int, rows: int) -> Iterator[slice]:
-    return (slice(start, start + rows) for start in range(0, count, rows))
+    # An empty one where there are no rows: ranks that share a head's weights must all call it.
+    return (slice(start, start + rows) for start in range(0, max(1, count), rows))

@@ -107,6 +107,8 @@ def test_without_rows_the_loss_is_zero_and_connected():
         loss.backward()
         assert loss.item() == 0.0
         assert hidden.grad.shape == (0, 5)
+        # Ranks reduce a shared head's gradients together: one without rows has zeros, not nothing.
+        assert head.weight.grad.tolist() == torch.zeros(9, 5).tolist()
 
 
 def test_a_loss_that_is_not_finite_makes_every_gradient_so():
