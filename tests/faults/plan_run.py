@@ -34,6 +34,8 @@ from finetune_api.names import PLURALS
 
 QUIET_SECONDS, MOST_QUIET_SECONDS = 1.5, 20.0
 RESTARTS_SECONDS = 0.3
+COLLECTION_LOOKS = 200
+"""Looks, half a second apart, that garbage collection is given."""
 PAGE = ("Job", "Pod", "Service", "ConfigMap", "NetworkPolicy", *PLURALS)
 STARVED = ("the Lease could not be renewed in time",)
 """A machine that is too busy for ten seconds ends the operator; the next one goes on."""
@@ -130,8 +132,6 @@ class PlanRun:
         gone.cancel()
         if not self._deleted:
             await driving
-        else:
-            await view.until(lambda: not view.of("Job", "Pod"), "its children are gone")
 
     _deleted = False
 
@@ -213,7 +213,7 @@ class PlanRun:
 
     async def _everything(self) -> list[Json]:
         """Return all objects of ours; garbage collection is given time to end."""
-        for _ in range(40):
+        for _ in range(COLLECTION_LOOKS):
             listed = await asyncio.gather(
                 *(self._ground.admin.list(kind, self._name) for kind in PAGE)
             )
