@@ -128,9 +128,11 @@ def _recorded(life: Life, end: End, updates: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unseen_start(job: JobFacts | None) -> datetime | None:
-    """Return about when the pods of a Job came to their nodes, if they did and nobody looked."""
-    ran = job is not None and any(pod.bound for pod in job.pods)
-    return job.created if job and ran else None
+    """Return about when the pods of a Job came to their nodes, if they did and nobody looked.
+
+    Pods that a queue has stopped do not count: their time was recorded then.
+    """
+    return job.created if job and job.bound else None
 
 
 def _described(end: End) -> str:

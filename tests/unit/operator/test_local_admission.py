@@ -103,6 +103,7 @@ def test_defaults_are_filled_in_from_outside_in() -> None:
         "unknown": 9,
         "startTimeout": 5,
         "peerLost": 5,
+        "hang": 3,
     }
     assert stored["spec"]["training"]["scheduler"] == "Cosine"
 

@@ -103,6 +103,18 @@ def test_the_same_attempt_starts_again_when_quota_is_back() -> None:
     assert back.status["attempt"]["startedTime"]
 
 
+def test_time_before_quota_was_taken_back_is_counted_once() -> None:
+    old = [pod(i, "Failed", gone=True, name=f"old-{i}", ready=False) for i in range(2)]
+    status = prepared(**attempt(1, createdTime=LONG_AGO)) | {"activeSeconds": 50}
+    status["conditions"] = builders.conditions(
+        Ready="False Queued", Suspended="Unknown SuspendRequested"
+    )
+    job = running(*old, suspended=True, gone=True, created=NOW - timedelta(seconds=900))
+    ended = plan(seen(status, job, runPolicy={"suspend": True}))
+    assert condition(ended, "Suspended")[0] == "True"
+    assert ended.status["activeSeconds"] == 50
+
+
 def test_a_queue_that_takes_back_more_often_than_the_cap_ends_the_run() -> None:
     spent = started(restarts={"disruption": 3})
     job = running(*ALL_RUN, suspended=True)

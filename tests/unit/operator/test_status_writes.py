@@ -55,6 +55,12 @@ def test_progress_waits_for_its_interval(seconds, percentage, expected):
     assert verdict_after(seconds, status(), planned) == expected
 
 
+def test_cost_that_grows_is_written_once_a_minute():
+    stored, planned = ({**status(), "cost": {"gpuSeconds": spent}} for spent in (80, 160))
+    assert verdict_after(10, stored, planned) == Verdict(later_seconds=50)
+    assert verdict_after(60, stored, planned) == Verdict(now=True)
+
+
 def test_many_active_runs_stretch_the_interval_to_their_share_of_the_budget():
     planned = status(percentage=5)
     assert verdict_after(49, status(), planned, active=500) == Verdict(later_seconds=1)
