@@ -111,3 +111,8 @@ def test_only_event_handlers_are_registered_because_others_would_write_to_the_ob
     assert len(list(registry._watching.get_all_handlers())) == len(OURS)
     for others in (registry._changing, registry._spawning, registry._indexing):
         assert list(others.get_all_handlers()) == []
+
+
+def test_kopf_copies_no_object_to_tell_what_changed_in_it():
+    kept = intake.watch_settings().persistence.diffbase_storage
+    assert (kept.build(body=None, extra_fields=()), kept.fetch(body=None)) == ({}, None)
