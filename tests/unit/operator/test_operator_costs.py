@@ -90,7 +90,7 @@ async def rest(assembly: Assembly, seconds: float = 5) -> None:
     worker = asyncio.create_task(assembly.reconciler.work())
     async with asyncio.timeout(seconds):
         await asyncio.sleep(0)
-        while not assembly.queue.is_idle():
+        while not assembly.queue.is_idle():  # noqa: ASYNC110 - the queue has no such event
             await asyncio.sleep(0.001)
     worker.cancel()
 

@@ -152,9 +152,8 @@ async def test_a_conflict_is_planned_again_on_the_live_object(ground):
     await ground.work()
     assert ground.stored_reason() == "Preparing"
     assert ground.looks == 3  # on the old object, on the live one, on what was written then
-    version = ground.cache.version(FAQ)
-    assert version is not None
-    assert version[1] == ground.cluster.objects["Dataset", "ml", "faq"]["metadata"]["resourceVersion"]
+    live = ground.cluster.objects["Dataset", "ml", "faq"]["metadata"]
+    assert ground.cache.version(FAQ) == (live["uid"], live["resourceVersion"])
 
 
 async def test_what_was_written_is_known_at_once_and_its_echo_is_no_news(ground):
