@@ -31,6 +31,11 @@ class OperatorProcess:
         self._process, self._log = process, log
         self.pid, self.address = process.pid, f"http://127.0.0.1:{port}"
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is no more."""
+        return self._process.returncode is not None
+
     async def get(self, path: str) -> tuple[int, str]:
         """Return status and text of the health port; (0, '') while it does not answer."""
         try:
