@@ -85,9 +85,6 @@ bench-train: setup ## Training and generation against their peers, interleaved (
 bench-operator: setup ## 10,000 experiments against a real API server; needs its binaries (make cluster-up), over an hour
 	@PYTHONPATH=operator:trainer_image:tests:tests/cluster $(BIN)/python benchmarks/operator_scale.py
 
-bench-operator: setup ## 10,000 experiments against a real API server; needs its binaries (make cluster-up), over an hour
-	@PYTHONPATH=operator:trainer_image:tests:tests/cluster $(BIN)/python benchmarks/operator_scale.py
-
 ci: ## What CI runs
 	@bash .ci/run
 
