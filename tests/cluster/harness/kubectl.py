@@ -1,17 +1,18 @@
 """kubectl as a function, and the few things tests do with it all the time."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from harness.binaries import program
 from harness.commands import output
 from harness.errors import CommandError
 from harness.locations import KUBECONFIG
-from harness.processes import wait_until
+from harness.processes import wait_until as wait_for_processes
 
 __all__ = ["KubectlError", "apply", "fetch", "kubectl", "wait_until"]
 
+T = TypeVar("T")
 KubectlError = CommandError
 """What kubectl refused: `stderr` holds the API server's words."""
 
@@ -54,3 +55,11 @@ def fetch(
         words.append(f"--selector={selector}")
     answer: dict[str, Any] = json.loads(kubectl("get", *words, "-o", "json", namespace=namespace))
     return answer
+
+
+def wait_until(what: str, probe: Callable[[], T], timeout: float = 60, interval: float = 0.5) -> T:
+    """Repeat a probe that runs kubectl; more often it would take the time of what it waits for.
+
+    Raises NotReadyError after `timeout` seconds.
+    """
+    return wait_for_processes(what, probe, timeout, interval)

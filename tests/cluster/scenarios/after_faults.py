@@ -58,7 +58,7 @@ def unharmed(
 
     `restarts` are counters of `status.restarts` in their own spelling; all others must be 0.
     """
-    body = wait_for_condition(KIND, name, ground.namespace, "Complete", timeout=420)
+    body = wait_for_condition(KIND, name, ground.namespace, "Complete", timeout=900)
     status = body["status"]
     assert weights_digest(ground.files, body) == weights, name
     assert status["attempt"]["number"] == attempts, status["history"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import kubectl as kube
+from harness.locations import MOUNT
 from harness.object_store import bucket_directory, object_store, s3_secret
 from harness.volumes import claim
 
@@ -34,7 +35,7 @@ TWO_MODELS = {"requests": {"cpu": "100m", "memory": "2Gi"}}
 
 @dataclass(frozen=True)
 class Ground:
-    """A namespace with an S3 Secret, an S3-backed claim and its files on this machine."""
+    """A namespace with an S3 Secret, an S3-backed claim and its files where the store has them."""
 
     namespace: str
     files: Path
@@ -52,7 +53,9 @@ def furnish(namespace: str) -> Path:
     """Give a namespace its S3 Secret and its S3-backed claim; return the claim's files."""
     tiny_inputs()
     s3_secret(namespace, SECRET)
-    return claim(namespace, CLAIM)
+    mounted = claim(namespace, CLAIM)
+    # Not through the mount: looking often would keep it busy.
+    return bucket_directory() / mounted.relative_to(MOUNT)
 
 
 def bucket(prefix: str, *, faulty: bool = False) -> Manifest:
@@ -199,9 +202,9 @@ def running_since_checkpoint(namespace: str, name: str, files: Path, step: int =
 def checkpoints(files: Path, name: str) -> list[Path]:
     """Return the manifests of an experiment's checkpoints, in order of attempt and step."""
     # Unlike a path's own glob this one passes over folders that retention removes meanwhile.
-    below = f"**/finetuneexperiments/*/{name}-*/checkpoints/*/step-*/manifest.json"
-    found = map(Path, glob.glob(str(files / below), recursive=True))
-    return sorted(found, key=lambda path: (path.parts[-3], int(path.parts[-2][5:])))
+    below = f"finetuneexperiments/*/{name}-*/checkpoints/*/step-*/manifest.json"
+    names = [*glob.glob(str(files / below)), *glob.glob(str(files / "*" / below))]
+    return sorted(map(Path, names), key=lambda path: (path.parts[-3], int(path.parts[-2][5:])))
 
 
 def newest_checkpoint(files: Path, name: str) -> int:
@@ -211,11 +214,11 @@ def newest_checkpoint(files: Path, name: str) -> int:
 
 def weights_digest(files: Path, body: Manifest) -> str:
     """Return one digest over the trained tensors of an experiment's result."""
-    uri = body["status"]["result"]["uri"]
-    folder = files / uri.split("/", 3)[3].rstrip("/")
-    if not folder.exists():  # the claim's files are a folder of their own inside the bucket
-        folder = next(files.glob(f"**/{Path(uri).parent.name}/{Path(uri).name}"))
+    scheme, _, _, path = body["status"]["result"]["uri"].split("/", 3)
+    folder = (bucket_directory() if scheme == "s3:" else files) / path
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("trainable-*.safetensors")):
-        digest.update(path.read_bytes())
+    tensors = sorted(folder.glob("trainable-*.safetensors"))
+    assert tensors, f"{folder} holds no weights"
+    for file in tensors:
+        digest.update(file.read_bytes())
     return digest.hexdigest()

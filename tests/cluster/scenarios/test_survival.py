@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from harness import kubectl as kube
 from harness.containers import signal_pod
+from harness.locations import MOUNT
 from harness.object_store import bucket_directory, outage
 from scenarios.after_faults import KIND, STEPS, pod_names, started, unharmed
 from scenarios.stories import (
@@ -68,7 +69,8 @@ def test_damaged_checkpoints_are_reported_and_the_newest_whole_one_is_used(
 
 
 def _damage(manifest: Path, *, flip: bool) -> None:
-    weights = next(manifest.parent.glob("trainable-*.safetensors"))
+    folder = MOUNT / manifest.parent.relative_to(bucket_directory())
+    weights = next(folder.glob("trainable-*.safetensors"))
     data = bytearray(weights.read_bytes())
     if flip:
         data[len(data) // 2] ^= 1
