@@ -1,33 +1,13 @@
-"""The Grafana dashboard of one experiment as data; `make generate` writes it as JSON."""
+"""The Grafana dashboard of one experiment as data."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from typing import Any
 
 from dashboards import queries as q
+from dashboards.board_layout import Panel, board, variable
 
 from finetune_operator import metrics
-
-COLUMNS = 24
-SOURCE = {"type": "prometheus", "uid": "$datasource"}
-SCHEMA_VERSION = 41
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel: what it shows, why one looks at it, and its queries by legend."""
-
-    title: str
-    description: str
-    unit: str
-    queries: tuple[tuple[str, str], ...]
-    kind: str = "timeseries"
-    width: int = 8
-    height: int = 8
-    logarithmic: bool = False
-
 
 STATE = (
     Panel(
@@ -137,6 +117,19 @@ SAFETY = (
         "none", (("{{class}}", q.RESTARTS_BY_CLASS),), width=12,
     ),
     Panel(
+        "Useful time", "Share of the time on nodes that became part of the result: the rest went "
+        "to starts, evaluations, checkpoints and steps taken twice.", "percentunit",
+        (("useful", q.EFFECTIVE_TIME),),
+    ),
+    Panel(
+        "Lost steps", "Steps that had to be taken again after restarts, since the operator "
+        "started.", "none", (("lost", q.LOST_STEPS),),
+    ),
+    Panel(
+        "Time to recover", "Typical time from a fault to the first step beyond it.", "s",
+        (("recovery", q.RECOVERY),),
+    ),
+    Panel(
         "Age of the last sign of life", "Seconds since rank 0 last moved, in any phase. Growth "
         "means a hang.", "s", (("age", q.HEARTBEAT_AGE),), width=12,
     ),
@@ -149,146 +142,13 @@ ROWS = (
 )
 
 
-def boards() -> dict[str, str]:
-    """Return every dashboard as JSON text by its file name."""
-    return {"experiment.json": json.dumps(experiment_board(), indent=2) + "\n"}
-
-
 def experiment_board() -> dict[str, Any]:
     """Return the dashboard of one experiment."""
     status = q.declared_name(metrics.EXPERIMENT_STATUS)
-    return {
-        "uid": "finetune-experiment",
-        "title": "Fine-tuning: experiment",
-        "description": "One experiment: what it learns, how fast, and how safe its work is.",
-        "tags": ["finetune-operator"],
-        "schemaVersion": SCHEMA_VERSION,
-        "version": 1,
-        "editable": True,
-        "graphTooltip": 1,
-        "refresh": "10s",
-        "time": {"from": "now-1h", "to": "now"},
-        "timezone": "browser",
-        "annotations": {"list": []},
-        "links": [],
-        "templating": {
-            "list": [
-                _data_source(),
-                _variable("namespace", f"label_values({status}, namespace)"),
-                _variable(
-                    "experiment",
-                    f'label_values({status}{{namespace="$namespace"}}, experiment)',
-                ),
-            ]
-        },
-        "panels": _laid_out(),
-    }
-
-
-def _laid_out() -> list[dict[str, Any]]:
-    """Return rows and panels with places and numbers, filled from the left."""
-    found: list[dict[str, Any]] = []
-    top = 0
-    for title, panels in ROWS:
-        found.append(_row(title, len(found) + 1, top))
-        top, left = top + 1, 0
-        for panel in panels:
-            if left + panel.width > COLUMNS:
-                top, left = top + panel.height, 0
-            place = {"x": left, "y": top, "w": panel.width, "h": panel.height}
-            found.append({"id": len(found) + 1, "gridPos": place, **_panel(panel)})
-            left += panel.width
-        top += panels[-1].height
-    return found
-
-
-def _row(title: str, number: int, top: int) -> dict[str, Any]:
-    place = {"x": 0, "y": top, "w": COLUMNS, "h": 1}
-    return {
-        "id": number,
-        "type": "row",
-        "title": title,
-        "collapsed": False,
-        "gridPos": place,
-        "panels": [],
-    }
-
-
-def _panel(panel: Panel) -> dict[str, Any]:
-    is_state = panel.kind == "state"
-    return {
-        "type": "stat" if is_state else panel.kind,
-        "title": panel.title,
-        "description": panel.description,
-        "datasource": SOURCE,
-        "targets": [
-            {
-                "refId": chr(ord("A") + number),
-                "datasource": SOURCE,
-                "expr": query,
-                "legendFormat": legend,
-                "instant": panel.kind != "timeseries",
-                "range": panel.kind == "timeseries",
-            }
-            for number, (legend, query) in enumerate(panel.queries)
-        ],
-        "fieldConfig": {"defaults": _field_defaults(panel), "overrides": []},
-        "options": _options(panel),
-    }
-
-
-def _field_defaults(panel: Panel) -> dict[str, Any]:
-    defaults: dict[str, Any] = {"unit": panel.unit, "noValue": "-"}
-    if panel.kind == "gauge":
-        defaults |= {"min": 0, "max": 1}
-    if panel.kind == "timeseries":
-        scale = {"type": "log", "log": 10} if panel.logarithmic else {"type": "linear"}
-        defaults["custom"] = {
-            "lineWidth": 1,
-            "fillOpacity": 5,
-            "showPoints": "auto",
-            "spanNulls": False,
-            "scaleDistribution": scale,
-        }
-    return defaults
-
-
-def _options(panel: Panel) -> dict[str, Any]:
-    if panel.kind == "timeseries":
-        return {
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        }
-    reduce = {"calcs": ["lastNotNull"], "fields": "", "values": False}
-    if panel.kind == "gauge":
-        return {"reduceOptions": reduce, "showThresholdLabels": False}
-    text = "name" if panel.kind == "state" else "auto"
-    return {"reduceOptions": reduce, "textMode": text, "colorMode": "none", "graphMode": "none"}
-
-
-def _data_source() -> dict[str, Any]:
-    return {
-        "name": "datasource",
-        "label": "Data source",
-        "type": "datasource",
-        "query": "prometheus",
-        "current": {},
-        "hide": 0,
-    }
-
-
-def _variable(name: str, query: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "label": name.capitalize(),
-        "type": "query",
-        "datasource": SOURCE,
-        "query": {"query": query, "refId": name},
-        "definition": query,
-        "refresh": 2,
-        "sort": 1,
-        "multi": False,
-        "includeAll": False,
-        "current": {},
-        "hide": 0,
-    }
+    return board(
+        "experiment",
+        "One experiment: what it learns, how fast, and how safe its work is.",
+        ROWS,
+        variable("namespace", f"label_values({status}, namespace)"),
+        variable("experiment", f'label_values({status}{{namespace="$namespace"}}, experiment)'),
+    )

@@ -88,6 +88,17 @@ class Monitor(ChartBlock):
     """labels by which a Prometheus selects it."""
 
 
+class Alerts(ChartBlock):
+    """The rules of alerts."""
+
+    enabled: bool = False
+    """enabled renders them where the CRDs of the Prometheus operator exist."""
+    labels: Texts = Field(default_factory=dict)
+    """labels by which a Prometheus selects them."""
+    runbook: str = "docs/runbook.md"
+    """runbook is the address under which docs/runbook.md is read."""
+
+
 class Metrics(ChartBlock):
     """How Prometheus finds operator and job pods."""
 
@@ -95,6 +106,8 @@ class Metrics(ChartBlock):
     """serviceMonitor is for the operator."""
     pod_monitor: Monitor
     """podMonitor is for job pods."""
+    alerts: Alerts
+    """alerts are rules with links into the runbook."""
 
 
 class Dashboards(ChartBlock):

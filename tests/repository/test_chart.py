@@ -230,14 +230,17 @@ def test_every_policy_can_be_switched_off():
 
 
 @needs_helm
-def test_the_dashboard_reaches_the_sidecar_unchanged():
+def test_every_dashboard_reaches_the_sidecar_unchanged():
     boards = [
         one
         for one in of_kind(rendered(), "ConfigMap")
         if one["metadata"]["labels"].get("grafana_dashboard") == "1"
     ]
-    (content,) = boards[0]["data"].values()
-    assert json.loads(content) == json.loads((ROOT / "dashboards/experiment.json").read_text())
+    found = {name: json.loads(text) for one in boards for name, text in one["data"].items()}
+    assert found == {
+        f"finetune-{path.name}": json.loads(path.read_text())
+        for path in (ROOT / "dashboards").glob("*.json")
+    }
 
 
 @needs_helm

@@ -65,17 +65,36 @@ def test_every_panel_has_title_description_unit_and_legend(board: Path):
     assert len(titles) == len(set(titles))
 
 
+VARIABLES = {
+    "experiment": (("namespace", "experiment"), 'namespace="$namespace",experiment="$experiment"'),
+    "fleet": (("namespace",), 'namespace=~"$namespace"'),
+    "operator": ((), ""),
+}
+"""Variables of each board beside its data source, and the matchers of all its queries."""
+
+
 @pytest.mark.parametrize("board", BOARDS, ids=lambda path: path.stem)
-def test_data_source_namespace_and_experiment_are_variables(board: Path):
-    content = json.loads(board.read_text())
+def test_what_is_looked_at_is_chosen_by_variables(board: Path):
+    content, (wanted, matchers) = json.loads(board.read_text()), VARIABLES[board.stem]
     variables = [one["name"] for one in content["templating"]["list"]]
-    assert variables == ["datasource", "namespace", "experiment"]
+    assert variables == ["datasource", *wanted]
     for panel in panels(board):
         for target in panel["targets"]:
             assert target["datasource"]["uid"] == "$datasource"
             for name in NAME.findall(target["expr"]):
-                matchers = 'namespace="$namespace",experiment="$experiment"'
-                assert f"{name}{{{matchers}" in target["expr"]
+                assert not matchers or f"{name}{{{matchers}" in target["expr"]
+
+
+def test_every_metric_of_the_operator_is_on_a_board_or_in_an_alert():
+    shown = " ".join(expression for _, expression in expressions())
+    shown += (ROOT / "dashboards" / "alerts.yaml").read_text()
+    families = {
+        family.name
+        for value in vars(metrics).values()
+        if isinstance(value, Counter | Gauge | Histogram)
+        for family in value.describe()
+    }
+    assert {name for name in families if name not in shown} == set()
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda path: path.stem)

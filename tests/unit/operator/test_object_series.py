@@ -78,7 +78,7 @@ def test_a_deleted_object_leaves_no_series(series):
     see(series, RUN, status("Training", progress={"percentage": 1, "loss": 2.0}))
     series.forget(RUN)
     text = metrics.exposition()[0].decode()
-    assert "series-test" not in text
+    assert 'experiment="run"' not in text
 
 
 def test_the_last_values_of_a_run_stay_for_ten_minutes_and_then_only_its_count(series):
