@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from finetune_operator.cluster.kubernetes_cluster import KubernetesCluster
+from finetune_operator.errors import ThrottledError
 from finetune_operator.write_budget import TokenBucket
 
 
@@ -63,3 +67,27 @@ async def test_a_pause_that_comes_while_waiting_is_kept_too():
     clock.now += 0.001
     await bucket.take()
     assert bucket.reserve() > 0
+
+
+class Transport:
+    """Takes every call."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    async def send(self, _method: str, _path: str, *, body: dict, **_: object) -> dict:
+        self.sent.append(body["type"])
+        return {}
+
+
+async def test_an_event_that_only_informs_is_dropped_while_writes_queue_and_a_warning_waits():
+    transport, bucket = Transport(), TokenBucket(rate=1000, burst=1)
+    cluster = KubernetesCluster(transport, writes=bucket)  # type: ignore[arg-type]
+    event = {"metadata": {"namespace": "ml"}}
+    await cluster.post_event(event | {"type": "Normal"})
+    for _ in range(20):
+        bucket.reserve()
+    with pytest.raises(ThrottledError):
+        await cluster.post_event(event | {"type": "Normal"})
+    await cluster.post_event(event | {"type": "Warning"})
+    assert transport.sent == ["Normal", "Warning"]
