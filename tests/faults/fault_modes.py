@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -121,13 +120,16 @@ class Gap(StrikingFault):
 
     async def _until_over(self, events: AsyncIterator[Json]) -> None:
         """What the operator itself has to do first never comes: then the gap ends by time."""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(GAP_SECONDS):
                 async for event in events:
                     if _words(event) == self._until:
                         break
-        self._silent = False
-        self._over.set()
+        except TimeoutError:
+            return
+        finally:
+            self._silent = False
+            self._over.set()
 
 
 class Errors(StrikingFault):

@@ -90,6 +90,8 @@ class PlanRun:
                 for operator in self._operators:
                     operator.signal(signal.SIGKILL)
             self._result.noted = proxy.noted
+            calls = (f"{n.seconds:8.2f} {n.status} {n.call}\n" for n in proxy.noted)
+            (self.folder / "calls.log").write_text("".join(calls))
         self._leave(view)
         return self._result
 

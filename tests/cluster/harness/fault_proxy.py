@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -69,6 +70,8 @@ class Noted:
     call: Call
     status: int
     changed: bool
+    seconds: float = 0.0
+    """seconds since the proxy began."""
 
 
 class Fault:
@@ -100,6 +103,7 @@ class FaultProxy:
         self.fault: Fault = Fault()
         self.noted: list[Noted] = []
         self.address = ""
+        self._began = time.monotonic()
         self._counts: Counter[tuple[str, str, str, str]] = Counter()
         self._versions: dict[str, str] = {}
 
@@ -137,7 +141,8 @@ class FaultProxy:
         version = metadata.get("resourceVersion", "")
         changed = not version or self._versions.get(place) != version
         self._versions[place] = version
-        self.noted.append(Noted(call, reply.status, changed))
+        seconds = round(time.monotonic() - self._began, 2)
+        self.noted.append(Noted(call, reply.status, changed, seconds))
 
     def _upstream(self, request: web.Request, query: dict[str, str], body: bytes) -> Any:
         kept = ("Authorization", "Content-Type", "Accept", "User-Agent")
