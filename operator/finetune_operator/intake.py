@@ -14,7 +14,7 @@ import kopf
 
 from finetune_api.names import GROUP, PLURALS, VERSION
 from finetune_operator.cluster.api_transport import Connection
-from finetune_operator.errors import CredentialsError
+from finetune_operator.errors import CredentialsError, UnavailableError
 from finetune_operator.informers import ObjectSink
 from finetune_operator.observed import Manifest
 from finetune_operator.work_queue import Lane
@@ -28,7 +28,8 @@ async def run(
 ) -> None:  # fmt: skip
     """Watch our kinds until `stop` is set; returns earlier only if kopf fails.
 
-    Raises CredentialsError if the API server refused them.
+    Raises CredentialsError if the API server refused them, UnavailableError if a watch ended:
+    the process is started again.
     """
     registry = kopf.OperatorRegistry()
     register(registry, sinks)
@@ -47,6 +48,8 @@ async def run(
         )
     except kopf.LoginError as error:  # kopf takes no credentials twice, not even good ones
         raise CredentialsError("401 Unauthorized: the watch was refused") from error
+    except Exception as error:  # kopf raises whatever ended one of its watches, and logs it
+        raise UnavailableError(f"a watch of our kinds ended ({type(error).__name__})") from error
 
 
 def register(registry: kopf.OperatorRegistry, sinks: Sinks) -> None:
