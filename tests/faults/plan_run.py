@@ -39,7 +39,7 @@ COLLECTION_LOOKS = 200
 PAGE = ("Job", "Pod", "Service", "ConfigMap", "NetworkPolicy", *PLURALS)
 STARVED = ("the Lease could not be renewed in time",)
 """A machine that is too busy for ten seconds ends the operator; the next one goes on."""
-PROVOKED = {"errors": ("the operator ends", "Request attempt")}
+PROVOKED = {"errors": ("the operator ends", "Watcher for", "Multidimensional multitasker")}
 """Words of log lines that a mode provokes: the process says why it ends or waits."""
 
 
