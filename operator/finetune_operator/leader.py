@@ -65,6 +65,8 @@ class Leader:
         self._seen: tuple[str, float] | None = None
         self._renewed_at = 0.0
         self._one_write = asyncio.Lock()
+        self.pod = ""
+        """pod begins the identities of all processes of one pod, of which one runs at a time."""
 
     @property
     def fence(self) -> int | None:
@@ -131,8 +133,12 @@ class Leader:
                 log.warning("lease not acquired", error=str(error))
 
     def _may_take(self, found: Manifest) -> bool:
-        """Tell whether the Lease is free or its record did not change for its whole duration."""
-        if not found["spec"].get("holderIdentity"):
+        """Tell whether the Lease is free or its record did not change for its whole duration.
+
+        A process of this very pod that holds it has ended, or this one would not run.
+        """
+        holder = str(found["spec"].get("holderIdentity") or "")
+        if not holder or (self.pod and holder.startswith(f"{self.pod}_")):
             return True
         version = found["metadata"]["resourceVersion"]
         if self._seen is None or self._seen[0] != version:

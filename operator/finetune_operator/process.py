@@ -94,6 +94,7 @@ class Operator:
             identity=f"{settings.identity or socket.gethostname()}_{secrets.token_hex(4)}",
             renewed=self.health.answered,
         )
+        self._leader.pod = settings.identity
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start everything in order, wait for `stop` or the end of a part, stop in order."""

@@ -73,7 +73,8 @@ class Settings(BaseModel):
     lease_namespace: str = Field(default="default", min_length=1, max_length=63)
     """leaseNamespace is the operator's own namespace."""
     identity: str = Field(default="", max_length=128)
-    """identity in the Lease; empty = the host name. A random suffix is added."""
+    """identity in the Lease, the pod's name: a process takes over at once from an earlier one of
+    the same identity, so no two may run; empty = the host name. A random suffix is added."""
     health_address: str = ""
     """healthAddress to listen on; empty = all."""
     health_port: int = Field(default=8080, ge=1, le=65535)

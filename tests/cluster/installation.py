@@ -77,6 +77,15 @@ def operator_is_back() -> str:
     return operator_pod()
 
 
+def operator_works() -> bool:
+    """Tell whether the present process leads and has opened its start barrier."""
+    try:
+        log = kube.kubectl("logs", f"deployment/{RELEASE}", "--tail=-1", namespace=NAMESPACE)
+    except kube.KubectlError:
+        return False
+    return '"event": "working"' in log
+
+
 def kill_operator() -> None:
     """End the operator as the kernel would; its log up to now is kept."""
     keep_operator_log()

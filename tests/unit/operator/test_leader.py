@@ -69,6 +69,18 @@ async def test_a_lease_unchanged_for_its_duration_is_taken_with_a_higher_number(
     assert (second.fence, lease(store)["spec"]["holderIdentity"]) == (2, "two")
 
 
+@pytest.mark.parametrize(
+    ("pod", "taken"), [("operator-x7", True), ("operator-x", False), ("", False)]
+)
+async def test_only_a_process_of_the_same_pod_takes_over_at_once(pod: str, taken: bool):
+    store, clock = RecordingCluster(), Clock()
+    await candidate(store, clock, "operator-x7_1a2b").acquire()
+    second = candidate(store, clock, f"{pod}_3c4d")
+    second.pod = pod
+    assert await acquired(second) is taken
+    assert second.fence == (2 if taken else None)
+
+
 async def test_the_time_written_in_the_lease_decides_nothing():
     """A record from the far past, first seen just now, is respected for its whole duration."""
     store, clock = RecordingCluster(), Clock()
