@@ -43,6 +43,8 @@ class Ceilings(AdmissionPolicy):
     """maxLength of a sample in tokens; an experiment must then say its own."""
     max_rank: int | None = Field(default=None, ge=1)
     """maxRank of an adapter."""
+    budget_required: bool = False
+    """budgetRequired asks experiments with GPUs for runPolicy.budget."""
 
 
 class QueueRequired(AdmissionPolicy):

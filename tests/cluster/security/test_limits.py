@@ -18,7 +18,8 @@ LIMITED = "limited"
 VALUES = {
     "endpoints": {"allowed": ["https://lake.example:9000/", "https://hub.example/"]},
     "ceilings": {
-        "maxGpus": 8, "maxEpochs": 2.5, "maxSteps": 100, "maxLength": 4096, "maxRank": 32
+        "maxGpus": 8, "maxEpochs": 2.5, "maxSteps": 100, "maxLength": 4096, "maxRank": 32,
+        "budgetRequired": True,
     },
     "queueRequired": {"resources": list(PLURALS.values())},
     "networkPolicy": {"modes": ["Restricted"]},
@@ -28,7 +29,10 @@ OBEDIENT: dict[str, Any] = {
     "scheduling": {"queueName": "team"},
     "networkPolicy": {"mode": "Restricted"},
 }
-SHORT = {"tokenizer": {"maxLength": 512}}
+SHORT = {
+    "tokenizer": {"maxLength": 512}, "runPolicy": {"budget": {"gpuHours": 1}}
+}  # fmt: skip
+IMAGE = "registry.example/team/x"
 LAKE = {"bucket": "lake", "endpoint": "https://lake.example:9000"}
 
 
@@ -52,12 +56,13 @@ REFUSED = [
     (EXPORT, {"compute": {"env": [{"name": "https_proxy", "value": "x"}]}}, "spec.compute.env"),
     (DATASET, {"compute": {"env": [{"name": "AWS_ENDPOINT_URL_S3"}]}}, "spec.compute.env"),
     (EXPERIMENT, {"compute": {"nodes": 3, "gpusPerNode": 4}}, "spec.compute: GPUs"),
-    (EXPERIMENT, {"compute": {"gpusPerNode": 0, "resources": {"limits": {"amd.com/gpu": "1"}}}},
+    (EXPERIMENT, {"compute": {"resources": {"limits": {"amd.com/gpu": "1"}}}},
      "spec.compute.resources"),
     (DATASET, {"compute": {"resources": {"requests": {"nvidia.com/gpu": "8"}}}},
      "spec.compute.resources"),
-    (EXPORT, {"podOverrides": {"spec": {"initContainers": [{"name": "a", "image": "b", "resources":
-     {"limits": {"nvidia.com/gpu": "1"}}}]}}}, "spec.podOverrides.spec.initContainers[].resources"),
+    (EXPORT, {"podOverrides": {"spec": {"initContainers": [{"name": "a", "image": IMAGE,
+     "resources": {"limits": {"nvidia.com/gpu": "1"}}}]}}},
+     "spec.podOverrides.spec.initContainers[].resources"),
     (EXPORT, {"podOverrides": {"spec": {"initContainers": [{"name": "a", "image": "b"}]}}},
      "spec.podOverrides.spec.initContainers[].image"),
     (DATASET, {"podOverrides": {"spec": {"containers": [{"name": "trainer", "env":
@@ -67,6 +72,7 @@ REFUSED = [
     (EXPERIMENT, {"preset": "Quality"}, "spec.training.epochs"),
     (EXPERIMENT, {"preset": "Quality", "training": {"epochs": 1}}, "spec.adapter.rank"),
     (EXPERIMENT, {"training": {"maxSteps": 101}}, "spec.training.maxSteps"),
+    (EXPERIMENT, {"runPolicy": None}, "spec.runPolicy.budget"),
     (EXPERIMENT, {"tokenizer": {"maxLength": 8192}}, "spec.tokenizer.maxLength"),
     (EXPERIMENT, {"tokenizer": {"maxLength": None}}, "spec.tokenizer.maxLength"),
     (EXPERIMENT, {"adapter": {"rank": 64}}, "spec.adapter.rank"),
@@ -80,10 +86,11 @@ ACCEPTED = [
     *((kind, {}) for kind in PLURALS),
     (DATASET, elsewhere("https://lake.example:9000/any?path")),
     (EXPERIMENT, {"hub": {"endpoint": "https://hub.example"}}),
-    (EXPERIMENT, {"compute": {"nodes": 2, "gpusPerNode": 4, "image": "registry.example/team/x"}}),
+    (EXPERIMENT, {"compute": {"nodes": 2, "gpusPerNode": 4, "image": IMAGE}}),
     (EXPERIMENT, {"compute": {"resources": {"limits": {"memory": "16Gi"}}}}),
     (EXPERIMENT, {"training": {"epochs": 2}, "adapter": {"rank": 32}}),
     (EXPERIMENT, {"preset": "Quality", "training": {"maxSteps": 100}, "adapter": {"rank": 8}}),
+    (EXPERIMENT, {"runPolicy": None, "compute": {"gpusPerNode": 0}}),
     (EXPERIMENT, {"adapter": {"type": "None"}, "tokenizer": {"maxLength": 4096}}),
     (EXPORT, {"compute": {"env": [{"name": "NCCL_DEBUG", "value": "INFO"}]}}),
 ]
@@ -117,7 +124,7 @@ def _limits(api: BareApi, users: Users, tmp_path_factory: pytest.TempPathFactory
     text = rendered_chart(*shown, release="limits")
     api.kubectl("apply", "--server-side", "-f", "-", text=text)
     for kind, spec, path in REFUSED:
-        wait_until("limits act", lambda k=kind, s=spec, p=path: p in said(users, k, s))
+        wait_until(f"{path} acts", lambda k=kind, s=spec, p=path: p in said(users, k, s))
     yield
     api.kubectl("delete", "-f", "-", text=text)
 
