@@ -41,7 +41,7 @@ PADDED = {"gemma2": {"batching": "Padded", "attention": "Eager"}}
 
 def tiny_model(folder: Path, family: str, **changes: Any) -> Path:
     """Save a model of a family with weights from a seed; float32."""
-    config = CONFIG_MAPPING[family](**SHAPE | FAMILIES[family] | changes)
+    config = CONFIG_MAPPING[family](**SHAPE | FAMILIES.get(family, {}) | changes)
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

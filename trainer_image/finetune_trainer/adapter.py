@@ -138,13 +138,17 @@ def _adapted(base: Any, trained: Trained, rows: Sequence[int]) -> nn.Module:
 def _initialise(model: nn.Module, seed: int) -> None:
     """Draw adapter weights by parameter name: equal on all ranks, whatever the module order."""
     for name, parameter in model.named_parameters():
-        if "lora_A" not in name:
+        if "lora_A" not in name or parameter.is_meta:
             continue
-        stream = mix(seed, INIT, zlib.crc32(saved_name(name).encode()))
-        generator = torch.Generator().manual_seed(stream)
-        bound = 1 / math.sqrt(parameter.shape[1])
-        drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
-        parameter.data.copy_(drawn)
+        parameter.data.copy_(drawn_factor(name, parameter.shape, seed))
+
+
+def drawn_factor(name: str, shape: Sequence[int], seed: int) -> torch.Tensor:
+    """Return float32 [R, K]: the first values of an adapter's first factor."""
+    stream = mix(seed, INIT, zlib.crc32(saved_name(name).encode()))
+    generator = torch.Generator().manual_seed(stream)
+    bound = 1 / math.sqrt(shape[1])
+    return torch.empty(tuple(shape)).uniform_(-bound, bound, generator=generator)
 
 
 def _plain(value: Any) -> Any:

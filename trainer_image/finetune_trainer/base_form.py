@@ -19,7 +19,7 @@ from finetune_api.training_settings import Batching
 from finetune_trainer.attention import packed_attention, padded_attention, takes_segments
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.model import compute_type, load_base
+from finetune_trainer.model import compute_type, load_base, skeleton
 from finetune_trainer.model_config import model_config, random_model
 from finetune_trainer.probes import check_loss, samples_stay_apart
 
@@ -42,6 +42,10 @@ class BaseForm:
         if self.seed is not None:
             return random_model(self.config, dtype, seed=self.seed, attention=self.attention)
         return load_base(folder, dtype, config=self.config, attention=self.attention)
+
+    def skeleton(self, dtype: torch.dtype) -> nn.Module:
+        """Return the base model without values."""
+        return skeleton(self.config, dtype, attention=self.attention)
 
 
 def base_form(run: TrainingConfig, folder: Path, device: torch.device) -> BaseForm:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune_trainer.adapter import saved_name
 from finetune_trainer.errors import ConfigurationError
@@ -15,9 +17,17 @@ from finetune_trainer.merge import SafetensorsFolder
 log = logging.getLogger("finetune_trainer")
 
 
+@dataclass(frozen=True)
+class Continued:
+    """The trained tensors of a checkpoint that a run begins with, and what differs from its own."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    differing: Sequence[str] = ()
+
+
 @torch.no_grad()
-def continue_adapter(model: nn.Module, checkpoint: Path, *, strict: bool) -> list[str]:
-    """Copy the trained tensors of a checkpoint into the model; return what differs.
+def continue_adapter(model: nn.Module, checkpoint: Path, *, strict: bool) -> Continued:
+    """Return a checkpoint's tensors for the model, which takes over those it has room for.
 
     Optimizer state is not taken over. Raises ConfigurationError (AdapterMismatch) naming the
     differences where the weights must match; else tensors without a counterpart are left out, and
@@ -49,6 +59,7 @@ def continue_adapter(model: nn.Module, checkpoint: Path, *, strict: bool) -> lis
         )
     for one in differing:
         log.warning("starting weights: %s", one)
-    for name in fitting:
-        held[name].copy_(found[name])
-    return differing
+    tensors = {name: found[name] for name in fitting}
+    for name, tensor in tensors.items():
+        held[name].copy_(tensor)  # nothing happens where the model has no values yet
+    return Continued(tensors, differing)

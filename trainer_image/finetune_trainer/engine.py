@@ -29,6 +29,8 @@ from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 Result = TypeVar("Result")
 BuildUpdate = Callable[[list[tuple[str, Tensor]]], GuardedUpdate]
 """Builds the optimizer on the named tensors an engine updates, which may be shards."""
+First = Callable[[str], Tensor]
+"""Returns a whole tensor by its name in the task's model; rank 0 alone can, and is asked."""
 
 
 class Engine:
@@ -57,7 +59,7 @@ class Engine:
         self._wrapped = self._wrap()
         trained = list(self._trained())
         self._held = {saved_name(piece.name): piece for piece in trained}
-        self._update = update([(piece.name, piece.tensor) for piece in trained])
+        self._update = self._updating(update, trained)
 
     def loss_sum(self, batch: MicroBatch, *, last: bool) -> Tensor:
         """Return float32[] on the device: this micro-batch's share of the step's loss.
@@ -168,6 +170,9 @@ class Engine:
         for name, parameter in self.task.model.named_parameters():
             if parameter.requires_grad:
                 yield whole(name, parameter)
+
+    def _updating(self, update: BuildUpdate, trained: list[Piece]) -> GuardedUpdate:
+        return update([(piece.name, piece.tensor) for piece in trained])
 
     def _own(self, targets: dict[str, Piece]) -> list[Piece]:
         return list(targets.values()) if self.world.rank == 0 else []

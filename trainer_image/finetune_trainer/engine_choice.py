@@ -9,7 +9,7 @@ from finetune_api.run_config import TrainingConfig
 from finetune_api.strategy_settings import FSDP, Offload
 from finetune_trainer.deepspeed_config import deepspeed_config
 from finetune_trainer.distributed import World
-from finetune_trainer.engine import BuildUpdate, Engine
+from finetune_trainer.engine import BuildUpdate, Engine, First
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from finetune_trainer.strategy_checks import STAGES, group_size
 
@@ -20,10 +20,12 @@ def engine_for(
     update: BuildUpdate,
     world: World,
     dtype: torch.dtype,
+    first: First | None = None,
 ) -> Engine:
     """Return the engine of `config.plan.strategy`; a collective call.
 
-    Libraries of sharded strategies are imported only for them.
+    `first` holds on rank 0 the values of a task that was built without. Libraries of sharded
+    strategies are imported only for them.
     """
     spec, strategy = config.spec, config.plan.strategy
     if strategy == "FSDP":
@@ -37,7 +39,7 @@ def engine_for(
             # Whole gradients of adapters are small; those of a whole model are not.
             accumulate_whole=spec.adapter.type is not AdapterType.NONE,
         )
-        return ShardedEngine(task, update, world, dtype, sharding)
+        return ShardedEngine(task, update, world, dtype, sharding, first)
     if strategy in STAGES:
         from finetune_trainer.engine_deepspeed import ZeroEngine  # noqa: PLC0415
 
@@ -47,5 +49,5 @@ def engine_for(
             half=dtype is torch.bfloat16,
             pinned=world.device.type == "cuda",
         )
-        return ZeroEngine(task, update, world, dtype, settings_json)
+        return ZeroEngine(task, update, world, dtype, settings_json, first)
     return Engine(task, update, world, dtype, find_unused=spec.compute.find_unused_parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -13,7 +13,9 @@ from torch import distributed as dist
 
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.distributed import World, group_of_one
-from finetune_trainer.engine import BuildUpdate, Engine
+from finetune_trainer.engine import BuildUpdate, Engine, First
+from finetune_trainer.first_shards import broadcast, parameter_places, share_buffers
+from finetune_trainer.guarded_update import GuardedUpdate
 from finetune_trainer.pieces import Piece, Source, fill, whole
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 
@@ -35,10 +37,11 @@ class ZeroEngine(Engine):
         world: World,
         compute_dtype: torch.dtype,
         config: dict[str, Any],
+        first: First | None = None,
     ) -> None:
         if world.size == 1:
             group_of_one()
-        self._config = config
+        self._config, self._first = config, first
         super().__init__(task, update, world, compute_dtype)
         self._zero = self._initialised()
 
@@ -137,19 +140,61 @@ class ZeroEngine(Engine):
                 old = state[counter]
                 state[counter] = old.copy_(value) if _is_tensor(old) else int(value)
 
-    def _initialised(self) -> Any:
+    def _wrap(self) -> nn.Module:
+        """Put every weight onto the devices, tensor by tensor; stage 3 cuts each before the next.
+
+        Then no device ever holds the whole model; no host does in any stage.
+        """
         os.environ.setdefault("DS_ACCELERATOR", self.device.type)
         import deepspeed  # noqa: PLC0415 - seconds, and only for this strategy
 
         # An all-reduce in shared memory that it would compile at start on CPUs.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False, dist_backend=dist.get_backend())
+        cut = None
+        if self._stage == 3:
+            cut = deepspeed.zero.Init(module=nn.Module(), config_dict_or_path=self._config)
+        places = parameter_places(self.task)
+        for name, parameter in list(self.task.model.named_parameters()):
+            held = self._received(name, parameter) if parameter.is_meta else parameter
+            for module, own in places[parameter]:
+                setattr(module, own, held)
+            if cut is not None:
+                cut._convert_to_zero_parameters([held])
+        for buffer in self.task.buffers():
+            buffer.data = buffer.data.to(self.device)
+        share_buffers(self.task.model, self._first)
+        return self.task
+
+    def _received(self, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        held = torch.empty_like(parameter, device=self.device)
+        if self._first is not None:
+            held.data.copy_(self._first(name))
+        if self._stage < 3:  # cutting sends by itself
+            broadcast(held.data)
+        return nn.Parameter(held.data, parameter.requires_grad)
+
+    def _trained(self) -> Iterator[Piece]:
+        for name, parameter in self.task.model.named_parameters():
+            if parameter.requires_grad:
+                yield Piece(name, parameter, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+
+    def _updating(self, update: BuildUpdate, trained: list[Piece]) -> GuardedUpdate:
+        """Build the optimizer on shapes alone: the library lays out its state on partitions."""
+        shapes = [torch.empty(one.shape, device="meta", requires_grad=True) for one in trained]
+        built = update(list(zip((one.name for one in trained), shapes, strict=True)))
+        real = dict(zip(shapes, (one.tensor for one in trained), strict=True))
+        for group in built.optimizer.param_groups:
+            group["params"] = [real[one] for one in group["params"]]
+        built.place(self.device)
+        return built
+
+    def _initialised(self) -> Any:
+        import deepspeed  # noqa: PLC0415
+
         optimizer = self._update.optimizer
         form = dict(next(iter(optimizer.state.values()), {}))
         optimizer.state.clear()
-        if self._stage == 3:
-            # Tensor by tensor: a device never holds the whole model.
-            deepspeed.zero.Init(module=self.task, config_dict_or_path=self._config)
         zero, *_ = deepspeed.initialize(
             model=self.task,
             optimizer=optimizer,
@@ -164,16 +209,13 @@ class ZeroEngine(Engine):
         for flat in flats if form else ():
             optimizer.state[flat] = {name: _zero(value, flat) for name, value in form.items()}
         if three:
-            self._register_head(deepspeed)
+            # The task reads the head's matrix outside of the head's own forward.
+            task: Any = self.task
+            deepspeed.zero.register_external_parameter(task, task.head_weight)
         else:
             # Else it links them after the first group's first update, when others have none.
             inner._lazy_init_hp_params_optimizer_state()
         return zero
-
-    def _register_head(self, deepspeed: Any) -> None:
-        """Have the head fetched with the task, which reads its matrix outside of its forward."""
-        task: Any = self.task
-        deepspeed.zero.register_external_parameter(task, task.head_weight)
 
     @property
     def _stage(self) -> int:
@@ -249,7 +291,9 @@ def _zero(value: Any, flat: Tensor) -> Any:
     """Return the empty state of a flat partition: like that of one parameter."""
     if not _is_tensor(value):
         return 0
-    return torch.zeros_like(flat if value.ndim else value, requires_grad=False)
+    if value.ndim:
+        return torch.zeros_like(flat, requires_grad=False)
+    return torch.zeros((), dtype=value.dtype, device=flat.device)
 
 
 def _is_tensor(value: Any) -> bool:

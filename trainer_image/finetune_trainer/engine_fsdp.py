@@ -24,9 +24,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.distributed import World, group_of_one
-from finetune_trainer.engine import BuildUpdate, Engine
+from finetune_trainer.engine import BuildUpdate, Engine, First
+from finetune_trainer.first_shards import broadcast, scatter, share_buffers
 from finetune_trainer.pieces import Piece, Source, fill
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
+from finetune_trainer.quantisation import is_coded, share_code_state, take_codes
 
 Result = TypeVar("Result")
 
@@ -61,10 +63,11 @@ class ShardedEngine(Engine):
         world: World,
         compute_dtype: torch.dtype,
         sharding: Sharding,
+        first: First | None = None,
     ) -> None:
         if world.size == 1:
             group_of_one()
-        self._sharding, self.writers = sharding, sharding.group_size
+        self._sharding, self.writers, self._first = sharding, sharding.group_size, first
         self._mesh = _mesh(world, sharding.group_size)
         self._shard_group = self._mesh.get_group("shard")
         super().__init__(task, update, world, compute_dtype)
@@ -144,6 +147,7 @@ class ShardedEngine(Engine):
         for layer in decoder_layers(self.task.model):
             fully_shard(layer, reshard_after_forward=choice.reshard, **settings)
         fully_shard(self.task, **settings)
+        self._fill()
         for module in self._units():
             module.set_gradient_divide_factor(1.0)
             # gloo has no scaled sum, which is what a factor makes of the reduction.
@@ -152,6 +156,43 @@ class ShardedEngine(Engine):
         self.task.__dict__["run_inside"] = lambda function: function()
         register_fsdp_forward_method(self.task, "run_inside")
         return self.task
+
+    def _fill(self) -> None:
+        """Give shards without values their rows of what rank 0 reads, tensor by tensor."""
+        made: dict[Any, nn.Parameter] = {}
+        found = {}
+        for name, parameter in self.task.named_parameters(remove_duplicate=False):
+            if parameter.is_meta:
+                if parameter not in made:
+                    made[parameter] = self._filled(name.removeprefix("model."), parameter)
+                found[name] = made[parameter]
+        if found:
+            self.task.load_state_dict(found, strict=False, assign=True)
+            share_buffers(self.task.model, self._first)
+
+    def _filled(self, name: str, parameter: Any) -> nn.Parameter:
+        holder, _, own = name.rpartition(".")
+        layer, whole = self.task.model.get_submodule(holder), None
+        if self._first is not None:
+            whole = self._first(name).to(self.device)
+            if is_coded(layer, own):
+                whole = take_codes(layer, whole, parameter.dtype)
+            whole = whole.to(parameter.dtype)
+        if is_coded(layer, own):
+            share_code_state(layer, self.device, broadcast)
+        shard: Any = torch.empty_like(
+            parameter, device="cpu" if self._sharding.offload else self.device
+        )
+        own_rows = shard.to_local()
+        rows = torch.empty(
+            ceil(len(parameter) / self._sharding.group_size),
+            *parameter.shape[1:],
+            dtype=parameter.dtype,
+            device=self.device,
+        )
+        scatter(whole, rows, self._sharding.group_size)
+        own_rows.copy_(rows[: len(own_rows)])
+        return nn.Parameter(shard, requires_grad=parameter.requires_grad)
 
     def _units(self) -> Iterator[FSDPModule]:
         return (module for module in self.task.modules() if isinstance(module, FSDPModule))

@@ -14,6 +14,7 @@ from finetune_trainer.distributed import World
 from finetune_trainer.engine import Engine
 from finetune_trainer.engine_choice import engine_for
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.first_weights import FirstWeights
 from finetune_trainer.guarded_update import GuardedUpdate
 from finetune_trainer.lean_layers import lean
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
@@ -37,14 +38,16 @@ def frozen_engine(
     Raises ConfigurationError for what this model or this device cannot do.
     """
     form = base_form(config, folder.model, world.device)
-    base = held_base(config, form, folder, world.device)
-    _check_rows(base, folder)
-    lean(base)
-    base.requires_grad_(requires_grad=False)
+    base = held_base(config, form, folder, world)
+    model = base.model
+    _check_rows(model, folder)
+    lean(model)
+    model.requires_grad_(requires_grad=False)
     beat()
-    task, dtype = CausalLanguageModelling(base, config.plan.seed), run_type(config, world.device)
+    task, dtype = CausalLanguageModelling(model, config.plan.seed), run_type(config, world.device)
     if sharded(config.plan.strategy):
-        engine = engine_for(config, task, _no_update, world, dtype)
+        first = None if base.weights is None else FirstWeights(base.weights, model)
+        engine = engine_for(config, task, _no_update, world, dtype, first)
     else:
         engine = FrozenEngine(task, _no_update, world, dtype)
     beat()

@@ -19,11 +19,8 @@ class GuardedUpdate:
 
     def __init__(self, optimizer: Optimizer, device: torch.device, *, keep_flag: bool) -> None:
         self.optimizer, self._keep = optimizer, keep_flag
-        self._bad = torch.zeros((), device=device)
         self.reads_on_device = all(group.get("fused") for group in optimizer.param_groups)
-        if self.reads_on_device:
-            # Fused optimizers read this attribute; it is GradScaler's way to make an update inert.
-            setattr(optimizer, "found_inf", self._bad)  # noqa: B010
+        self.place(device)
 
     def update(self, norm: Tensor, factor: float) -> None:
         """Update once with the rates `factor` x each group's peak, and clear the gradients.
@@ -45,6 +42,13 @@ class GuardedUpdate:
     def diverged(self) -> bool:
         """Read the flag; waits for the device."""
         return bool(self._bad.item())
+
+    def place(self, device: torch.device) -> None:
+        """Put the flag, not set, onto a device."""
+        self._bad = torch.zeros((), device=device)
+        if self.reads_on_device:
+            # Fused optimizers read this attribute; it is GradScaler's way to make an update inert.
+            setattr(self.optimizer, "found_inf", self._bad)  # noqa: B010
 
     def clear(self) -> None:
         """Take the flag back, for weights that are good again."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from finetune_trainer.errors import ConfigurationError
@@ -63,6 +64,29 @@ def load_base(
     _refuse_drawn_tensors(found)
     whole: nn.Module = model
     return whole
+
+
+def skeleton(config: PretrainedConfig, dtype: torch.dtype, *, attention: str) -> nn.Module:
+    """Return the model of a configuration whose parameters are shapes and types on `meta`.
+
+    Its buffers have their values, which the architecture computes and no file holds.
+    """
+    without: Any = _without_values  # torch annotates hooks as if they returned nothing
+    hook = register_module_parameter_registration_hook(without)
+    try:
+        model: Any = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention
+        )
+    finally:
+        hook.remove()
+    built: nn.Module = model
+    return built
+
+
+def _without_values(_module: nn.Module, _name: str, parameter: Any) -> nn.Parameter | None:
+    if parameter is None or parameter.is_meta:  # a tied one keeps its identity
+        return None
+    return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
 
 def _refuse_drawn_tensors(found: dict[str, Any]) -> None:

@@ -108,7 +108,8 @@ def check_adapters(
     differ by more than rounding.
     """
     seen: set[type] = set()
-    for name, layer in model.named_modules():
+    layers: list[tuple[str, Any]] = list(model.named_modules())
+    for name, layer in layers:
         kind: Any = type(layer)
         if not isinstance(layer, FusedForward) or kind in seen:
             continue

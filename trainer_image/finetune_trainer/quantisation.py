@@ -7,7 +7,7 @@ One layer is whole at a time, so a device never holds more than the quantised mo
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +50,19 @@ class Quantiser:
             made = bnb.Linear4bit(*sizes, has_bias, compute_dtype=self.compute, device="meta")
             # Its inference layout for CPUs cannot be trained through.
             made.support_avx512bf16_for_cpu = False
+            codes, made.quant_state = self._coded(plain.weight.data.to(device))
             held = bnb.Params4bit(
-                plain.weight.data, requires_grad=False, module=made, **self._four_bit()
+                codes,
+                requires_grad=False,
+                quant_state=made.quant_state,
+                bnb_quantized=True,
+                module=made,
+                **self._four_bit(),
             )
         made.weight = held.to(device)
+        if made.weight.is_meta:
+            # bitsandbytes cannot copy what has no values, and PEFT's DoRA copies what it reads.
+            made.weight.__deepcopy__ = lambda _: made.weight
         if self.kind is Quantization.INT8:
             made.init_8bit_state()
             # Once is enough: PEFT's norm for DoRA copies the weight on CPUs without its scales,
@@ -70,9 +79,18 @@ class Quantiser:
         if self.kind is Quantization.INT8:
             codes, scales, _ = bnb.int8_vectorwise_quant(weight.to(torch.float16))
             return torch.as_tensor(codes.float() * (scales.float()[:, None] / 127))
-        codes, state = bnb.quantize_4bit(weight.contiguous(), blocksize=64, **self._four_bit())
-        whole: Tensor = bnb.dequantize_4bit(codes, state)
+        whole: Tensor = bnb.dequantize_4bit(*self._coded(weight))
         return whole.float()
+
+    def _coded(self, weight: Tensor) -> tuple[Tensor, Any]:
+        """Return 4-bit codes and what turns them back; shapes alone where a weight has no more."""
+        from bitsandbytes.functional import quantize_4bit  # noqa: PLC0415
+
+        if weight.is_meta:
+            # The library keeps the table of codes of the first device that it meets.
+            quantize_4bit(torch.zeros(64), blocksize=64, **self._four_bit())
+        codes, state = quantize_4bit(weight.contiguous(), blocksize=64, **self._four_bit())
+        return codes, state
 
     def _four_bit(self) -> dict[str, Any]:
         return {
@@ -120,6 +138,40 @@ def quantise(
     # PEFT chooses its layers by these.
     model.is_loaded_in_8bit = quantiser.kind is Quantization.INT8
     model.is_loaded_in_4bit = not model.is_loaded_in_8bit
+
+
+def is_coded(layer: Any, parameter: str) -> bool:
+    """Tell whether a parameter of a layer is its weight in 4 bits."""
+    return parameter == "weight" and getattr(layer, "quant_state", None) is not None
+
+
+def take_codes(layer: Any, weight: Tensor, storage: torch.dtype) -> Tensor:
+    """Return a weight's 4-bit codes for a layer that was built without; it keeps their state."""
+    from bitsandbytes.functional import quantize_4bit  # noqa: PLC0415 - as in `layer`
+
+    like = layer.quant_state
+    codes, layer.quant_state = quantize_4bit(
+        weight.contiguous(),
+        blocksize=like.blocksize,
+        compress_statistics=like.nested,
+        quant_type=like.quant_type,
+        quant_storage=storage,
+    )
+    whole: Tensor = codes
+    return whole
+
+
+def share_code_state(layer: Any, device: torch.device, share: Callable[[Tensor], object]) -> None:
+    """Call `share` on all tensors that turn a layer's codes back; what has no values gets room."""
+    state = layer.quant_state
+    holders = [(state, "absmax"), (state, "code")]
+    if state.nested:
+        holders += [(state, "offset"), (state.state2, "absmax"), (state.state2, "code")]
+    for holder, name in holders:
+        tensor = getattr(holder, name)
+        room = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+        setattr(holder, name, room)
+        share(room)
 
 
 def _nothing() -> None:

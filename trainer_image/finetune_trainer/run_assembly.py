@@ -92,7 +92,9 @@ class _State:
 def _state(config: TrainingConfig, folder: RankFolder, engine: Engine, plan: Plan) -> _State:
     """Load the newest checkpoint into the engine; a collective call."""
     checkpoints = opened_checkpoints(config, plan.identity(config.prepared_digest), engine)
-    model = model_record(config, folder.model, engine.task.vocabulary)
+    model = None
+    if engine.world.rank == 0:  # it alone writes, and for sharded strategies it alone has weights
+        model = model_record(config, folder.model, engine.task.vocabulary)
     found = take_up(engine, checkpoints, config.known_checkpoints, "record", model=model)
     record = RunRecord() if found is None else RunRecord(**found[1])
     record.objective = objective_of(config.spec.evaluation, seen=config.plan.validation_seen)
@@ -125,9 +127,11 @@ def _probed(
 
 
 def _beside(
-    folder: RankFolder, adapter: dict[str, Any] | None, model: ModelRecord
+    folder: RankFolder, adapter: dict[str, Any] | None, model: ModelRecord | None
 ) -> dict[str, bytes]:
     """Return what lies beside a checkpoint's tensors: base, adapter settings and new tokens."""
+    if model is None:
+        return {}
     files = {MODEL: model.as_file()}
     if adapter is not None:
         files[ADAPTER] = json.dumps(adapter, indent=1).encode()

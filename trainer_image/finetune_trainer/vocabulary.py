@@ -39,16 +39,33 @@ def grow_vocabulary(model: Any, tokens: Sequence[NewRow]) -> list[int]:
     """
     if not tokens:
         return []
-    tables = {id(one): one for one in _tables(model)}.values()
-    before = min(len(table) for table in tables)
+    before = min(len(table) for table in _tables(model))
     rows = max(before, 1 + max(token.id for token in tokens))
     if rows > before:
         model.resize_token_embeddings(rows, mean_resizing=False)
     for table in {id(one): one for one in _tables(model)}.values():
-        table[before:] = 0
-        for token in tokens:
-            table[token.id] = table[list(token.pieces)].float().mean(0).to(table.dtype)
+        _begin_rows(table, before, tokens)
     return sorted({token.id for token in tokens} | set(range(before, rows)))
+
+
+def grown_table(table: Tensor, before: int, tokens: Sequence[NewRow]) -> Tensor:
+    """Return a copy of a table with the tokens' rows as `grow_vocabulary` begins them."""
+    rows = max(len(table), *(1 + token.id for token in tokens))
+    grown = torch.cat((table, table.new_zeros(rows - len(table), *table.shape[1:])))
+    _begin_rows(grown, before, tokens)
+    return grown
+
+
+def table_names(model: Any) -> list[str]:
+    """Return the names of the parameters that have a row per token; a shared one once."""
+    tables = {id(one) for one in _tables(model)}
+    return [name for name, one in model.named_parameters() if id(one) in tables]
+
+
+def _begin_rows(table: Tensor, before: int, tokens: Sequence[NewRow]) -> None:
+    table[before:] = 0
+    for token in tokens:
+        table[token.id] = table[list(token.pieces)].float().mean(0).to(table.dtype)
 
 
 def token_row_targets(
@@ -102,8 +119,9 @@ def fuse_token_rows(model: nn.Module) -> None:
         if type(module) is not TrainableTokensLayer:
             continue
         table = module.base_layer.weight
-        ids = torch.tensor(module.token_indices[ADAPTER], device=table.device)
-        slots = torch.full((table.shape[0],), -1, device=table.device)
+        place = "cpu" if table.is_meta else table.device
+        ids = torch.tensor(module.token_indices[ADAPTER], device=place)
+        slots = torch.full((table.shape[0],), -1, device=place)
         slots[ids] = torch.arange(len(ids), device=table.device)
         module.__class__ = fused
         module.register_buffer("ids", ids, persistent=False)

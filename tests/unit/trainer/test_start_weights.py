@@ -109,7 +109,7 @@ def test_a_continued_adapter_is_this_runs_adapter(family, method):
     assert begun.model == family.base
     settings = Trained(Adapter(type=method), rank=4, alpha=8.0, seed=2)
     model = trainable_model(loaded(begun.model), settings)
-    assert continue_adapter(model, begun.adapter, strict=True) == []
+    assert continue_adapter(model, begun.adapter, strict=True).differing == []
     assert torch.equal(logits(model), logits(parent))
     assert not (begun.adapter / "optimizer-00000-of-00001.safetensors").exists()
 
@@ -180,7 +180,7 @@ def test_other_targets_are_refused_and_listed_where_weights_need_not_match(famil
     with pytest.raises(ConfigurationError, match="8 tensors differ") as refused:
         continue_adapter(model, begun.adapter, strict=True)
     assert refused.value.reason == "AdapterMismatch"
-    differing = continue_adapter(model, begun.adapter, strict=False)
+    differing = continue_adapter(model, begun.adapter, strict=False).differing
     assert sum("o_proj" in one and one.endswith("is new") for one in differing) == 4
     assert sum("v_proj" in one and one.endswith("is not trained here") for one in differing) == 4
     ups = {n: p for n, p in model.named_parameters() if "lora_B" in n}

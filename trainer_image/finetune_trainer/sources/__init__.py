@@ -35,4 +35,6 @@ def fetch_source(source: Source, desk: Desk) -> Fetched:
     for member, fetch in SOURCES.items():
         if getattr(source, member) is not None:
             return fetch(source, desk)
-    raise ConfigurationError(f"spec.sources: empty; set one of {', '.join(SOURCES)}", reason="InvalidSpec")
+    raise ConfigurationError(
+        f"spec.sources: empty; set one of {', '.join(SOURCES)}", reason="InvalidSpec"
+    )
