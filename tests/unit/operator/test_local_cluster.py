@@ -103,6 +103,31 @@ def test_a_custom_image_is_refused_because_nothing_here_runs_images(cluster):
     assert refused.value.problems[0].startswith("spec.compute.image: a local run uses")
 
 
+@pytest.mark.parametrize(
+    ("field", "blocks"),
+    [
+        ("compute.gpuProducts", {"compute": {"gpuProducts": ["Tesla-T4"]}}),
+        ("compute.networkProfile", {"compute": {"networkProfile": "roce"}}),
+        ("scheduling.queueName", {"scheduling": {"queueName": "research"}}),
+        ("scheduling.gang", {"scheduling": {"gang": "Volcano"}}),
+        ("scheduling.engine", {"scheduling": {"engine": "JobSet"}}),
+        ("podOverrides", {"podOverrides": {"metadata": {"labels": {"a": "b"}}}}),
+    ],
+)
+def test_what_only_a_cluster_can_do_is_refused(cluster, field, blocks):
+    spec = {"model": {"name": "org/model"}, "dataset": {"name": "questions"}, **blocks}
+    experiment = {**dataset(), "kind": "FineTuneExperiment", "spec": spec}
+    with pytest.raises(AdmissionError) as refused:
+        cluster.submit(experiment)
+    assert [problem.split(": ")[0] for problem in refused.value.problems] == [f"spec.{field}"]
+
+
+def test_no_gang_is_what_a_local_run_has_anyway(cluster):
+    spec = {"model": {"name": "org/model"}, "dataset": {"name": "questions"}}
+    experiment = {**dataset(), "kind": "FineTuneExperiment"}
+    cluster.submit({**experiment, "spec": {**spec, "scheduling": {"gang": "None"}}})
+
+
 async def test_equal_content_applied_again_changes_no_version(cluster):
     cluster.submit(dataset())
     service = child(stored(cluster), kind="Service", name="questions", spec={"clusterIP": "None"})
