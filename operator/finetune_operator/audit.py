@@ -16,7 +16,7 @@ from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import OURS
 from finetune_operator.errors import ClusterError, CredentialsError, UnavailableError
 from finetune_operator.informers import ObjectSink
-from finetune_operator.object_cache import ObjectCache
+from finetune_operator.object_cache import ObjectCache, is_later
 from finetune_operator.observed import Key
 from finetune_operator.work_queue import Lane
 
@@ -103,10 +103,12 @@ class Audit:
             await self._read(key)
 
     def _behind(self, listed: dict[Key, str]) -> dict[Key, str | None]:
-        """Return the keys whose cached version is not the listed one, with what is cached."""
-        return {
-            key: held for key, version in listed.items() if (held := self._version(key)) != version
-        }
+        """Return the keys that the server lists in a later version than is cached, with that one.
+
+        A cached version may be later than the list, which takes its time.
+        """
+        held = {key: self._version(key) for key in listed}
+        return {key: was for key, was in held.items() if was is None or is_later(listed[key], was)}
 
     def _version(self, key: Key) -> str | None:
         known = self._cache.version(key)

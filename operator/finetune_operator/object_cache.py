@@ -64,7 +64,7 @@ class ObjectCache:
         metadata = body["metadata"]
         uid, version = metadata.get("uid", ""), metadata.get("resourceVersion", "")
         known = self._objects.get(key)
-        if known and known.uid == uid and not _is_later(version, known.resource_version):
+        if known and known.uid == uid and not is_later(version, known.resource_version):
             return False
         self._objects[key] = _Entry(_text(body), uid, version)
         self._release_departed(key, body)
@@ -194,7 +194,7 @@ def owner_key(facts: Manifest) -> Key | None:
     return None
 
 
-def _is_later(version: str, known: str) -> bool:
+def is_later(version: str, known: str) -> bool:
     """Compare resource versions: as numbers, where both are (Kubernetes' KEP-5504)."""
     if version.isdecimal() and known.isdecimal():
         return int(version) > int(known)

@@ -70,6 +70,15 @@ async def test_one_missed_change_is_taken_in_and_the_watch_is_not_yet_called_dea
     assert (ground.version(), ground.audit.is_deaf) == ("2", False)
 
 
+async def test_a_version_that_came_while_the_list_was_made_is_no_miss(ground):
+    listed = ground.cluster.put(dataset())
+    ground.watched(ground.cluster.put(dataset("written meanwhile")))
+    ground.cluster.objects["Dataset", "ml", "faq"] = listed
+    await ground.audit.look()
+    await ground.audit.look()
+    assert (ground.version(), ground.audit.is_deaf) == ("2", False)
+
+
 async def test_changes_of_one_object_missed_in_two_passes_mean_a_deaf_watch(ground):
     ground.watched(ground.cluster.put(dataset()))
     for note in ("first", "second"):
