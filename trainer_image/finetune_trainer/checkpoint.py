@@ -30,7 +30,8 @@ from finetune_trainer.store import (
     verify,
     write_manifest,
 )
-from finetune_trainer.tensor_file import read_pieces, tensor_file
+from finetune_trainer.tensor_file import tensor_file
+from finetune_trainer.verified_pieces import verified_pieces
 
 FORMAT = "checkpoint/v1"
 TRAINABLE, OPTIMIZER = "trainable", "optimizer"
@@ -170,18 +171,22 @@ class Checkpoints:
         verify(folder, Manifest(FORMAT, tuple(entries)))
         return entries
 
-    def pieces(self, path: str, kind: str) -> Callable[[Mapping[str, Piece]], Iterator[Piece]]:
+    def pieces(
+        self, path: str, kind: str, digest: str
+    ) -> Callable[[Mapping[str, Piece]], Iterator[Piece]]:
         """Return a reader of a checkpoint's pieces of one kind that share rows with given targets.
 
-        Each is read from storage when it is asked for.
+        Each is read from storage when it is asked for. Every file that has any is read to its end
+        and compared with the manifest of that digest: rank 0 found the checkpoint whole, another
+        rank may be given other bytes. Raises ExternalServiceError then: the attempt is repeated.
         """
         folder = self.store.child(path)
 
         def read(targets: Mapping[str, Piece]) -> Iterator[Piece]:
-            for entry in read_manifest(folder).files:
-                if entry.name.startswith(f"{kind}-"):
-                    with folder.open(entry.name) as stream:
-                        yield from read_pieces(stream, targets)
+            try:
+                yield from verified_pieces(folder, digest, f"{kind}-", targets)
+            except (DamagedError, OSError) as error:
+                raise _unreadable(self.store, error) from error
 
         return read
 

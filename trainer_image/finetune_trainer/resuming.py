@@ -63,8 +63,11 @@ def take_up(
     if checkpoints is None:
         engine.load((), ())
     else:
-        path = told["path"]
-        engine.load(checkpoints.pieces(path, TRAINABLE), checkpoints.pieces(path, OPTIMIZER))
+        path, digest = told["path"], told["ref"]["digest"]
+        weights, moments = (
+            checkpoints.pieces(path, kind, digest) for kind in (TRAINABLE, OPTIMIZER)
+        )
+        engine.load(weights, moments)
     return CheckpointRef(**told["ref"]), told["record"]
 
 

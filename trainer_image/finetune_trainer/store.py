@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -17,6 +18,7 @@ from finetune_trainer.errors import ConfigurationError, DataError
 from finetune_trainer.mounts import claim_folder
 from finetune_trainer.path_store import PathStore
 from finetune_trainer.store_protocol import (
+    CHUNK_BYTES,
     FileEntry,
     Hashed,
     Store,
@@ -39,6 +41,7 @@ __all__ = [
     "open_store",
     "read_manifest",
     "store_at",
+    "verified_stream",
     "verify",
     "write_manifest",
 ]
@@ -148,6 +151,41 @@ def verify(store: Store, manifest: Manifest) -> None:
             for _ in hashed:
                 pass
         _compare(store, entry, hashed.entry(entry.name))
+
+
+class VerifiedStream:
+    """A file that is read forward only; `finish` compares all of it with its entry."""
+
+    def __init__(self, stream: BinaryIO, store: Store, entry: FileEntry) -> None:
+        self._stream, self._store, self._entry = stream, store, entry
+        self._hash, self._bytes = hashlib.sha256(), 0
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes; fewer at the end alone."""
+        content = self._stream.read(size)
+        self._hash.update(content)
+        self._bytes += len(content)
+        if len(content) < size and self._bytes < self._entry.bytes:
+            raise DamagedError(f"{self._store.uri}/{self._entry.name}: ends too early")
+        return content
+
+    def seekable(self) -> bool:
+        """Return False: every byte counts."""
+        return False
+
+    def finish(self) -> None:
+        """Read the rest; raise DamagedError where size or digest differ."""
+        while self.read(CHUNK_BYTES):
+            pass
+        found = FileEntry(self._entry.name, self._bytes, self._hash.hexdigest())
+        _compare(self._store, self._entry, found)
+
+
+@contextmanager
+def verified_stream(store: Store, entry: FileEntry) -> Iterator[VerifiedStream]:
+    """Open a file of a manifest; raise DamagedError when it is missing."""
+    with _opened(store, entry) as stream:
+        yield VerifiedStream(stream, store, entry)
 
 
 def download_verified(

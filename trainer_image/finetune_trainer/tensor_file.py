@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor
@@ -43,7 +43,19 @@ def tensor_file(pieces: Sequence[Piece], facts: Mapping[str, str]) -> Iterator[b
             yield bytes(content[start : start + CHUNK_BYTES])
 
 
-def read_pieces(stream: BinaryIO, targets: Mapping[str, Piece] | None = None) -> Iterator[Piece]:
+class Readable(Protocol):
+    """What pieces are read from, in order."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes."""
+
+    def seekable(self) -> bool:
+        """Tell whether bytes can be passed over unread."""
+
+
+def read_pieces(
+    stream: Readable | BinaryIO, targets: Mapping[str, Piece] | None = None
+) -> Iterator[Piece]:
     """Yield the pieces of a file, one in memory at a time; those that share rows with `targets`."""
     header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     rows = json.loads(header.pop("__metadata__", {}).get("rows", "{}"))
@@ -72,7 +84,7 @@ def _tensor(content: bytes, entry: dict[str, Any]) -> Tensor:
     return flat.reshape(entry["shape"])
 
 
-def _pass_over(stream: BinaryIO, count: int) -> None:
+def _pass_over(stream: Any, count: int) -> None:
     if count and stream.seekable():
         stream.seek(count, 1)
         return

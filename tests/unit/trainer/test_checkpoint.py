@@ -15,12 +15,13 @@ from finetune_trainer.checkpoint import (
     TRAINABLE,
     Checkpoints,
     Parts,
+    Place,
     RunIdentity,
     Snapshot,
 )
 from finetune_trainer.errors import ExternalServiceError, PeerLostError
 from finetune_trainer.path_store import PathStore
-from finetune_trainer.pieces import whole
+from finetune_trainer.pieces import Piece, fill, whole
 from finetune_trainer.tensor_file import read_tensors, tensor_file
 
 IDENTITY = RunIdentity(uid="u", revision=1, attempt=1, plan="sha256:p")
@@ -79,11 +80,52 @@ def test_the_newest_checkpoint_comes_back_as_it_was(store):
         one.name: whole(one.name, torch.zeros_like(one.tensor))
         for one in (*snapshot(10).weights, *snapshot(10).moments)
     }
-    (weight,) = reader.pieces(restored.path, TRAINABLE)(targets)
+    (weight,) = reader.pieces(restored.path, TRAINABLE, ref.digest)(targets)
     assert torch.equal(weight.tensor, torch.full((2, 3), 10.0))
-    moments = reader.pieces(restored.path, OPTIMIZER)(targets)
+    moments = reader.pieces(restored.path, OPTIMIZER, ref.digest)(targets)
     assert {one.name for one in moments} == {"w.step", "w.exp_avg"}
     assert reader.newest([], step=2).ref.step == 2
+
+
+def part(rank, step=2):
+    """Return what one of two ranks saves: its two rows of a tensor of four."""
+    rows = Piece("w", torch.full((2, 3), float(rank)), (4, 3), 2 * rank)
+    return replace(snapshot(step), weights=[rows], moments=[])
+
+
+def flipped(folder, name):
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "another manifest"])
+def test_each_rank_verifies_the_files_it_takes_rows_from_and_no_others(store, tmp_path, damage):
+    """Rank 0 found the checkpoint whole; the storage may give another node other bytes."""
+    writer = Checkpoints(store, IDENTITY)
+    writer.write(part(0), Parts(2, lambda: writer.write_part(part(1), 1, 2)))
+    [ref] = writer.written().values()
+    path = Place(2, IDENTITY.attempt, IDENTITY.run).path
+    name = "trainable-00001-of-00002.safetensors"
+    file = tmp_path / path / name
+    if damage == "flipped":
+        flipped(tmp_path / path, name)
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-3])
+    elif damage == "gone":
+        file.unlink()
+
+    def read(first):
+        target = Piece("w", torch.zeros(2, 3), (4, 3), first)
+        digest = "sha256:other" if damage == "another manifest" else ref.digest
+        fill({"w": target}, writer.pieces(path, TRAINABLE, digest))
+        return target.tensor
+
+    with pytest.raises(ExternalServiceError):
+        read(2)
+    if damage == "flipped":
+        assert torch.equal(read(0), torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize(
