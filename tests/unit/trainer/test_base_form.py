@@ -13,6 +13,7 @@ from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model_config import has_dropout, model_config
 from finetune_trainer.segments import SEGMENT_LOOP
 from run_configs import run_config
+from tiny_models import tiny_model
 from toy_llama import toy_llama_folder
 
 CPU = torch.device("cpu")
@@ -74,6 +75,15 @@ def test_intermediate_dropout_changes_a_training_forward(folder):
     torch.manual_seed(2)
     other = model(tokens, position_ids=positions, use_cache=False).logits
     assert not torch.equal(one, other)
+
+
+def test_a_router_loss_is_refused_and_not_left_out(tmp_path):
+    asked = tiny_model(tmp_path / "asked", "mixtral", output_router_logits=True)
+    with pytest.raises(ConfigurationError, match="output_router_logits") as refused:
+        model_config(asked)
+    assert refused.value.reason == "UnsupportedModel"
+    silent = tiny_model(tmp_path / "silent", "mixtral")
+    assert model_config(silent).router_aux_loss_coef > 0
 
 
 def test_dropout_is_refused_where_the_architecture_has_none(tmp_path):
