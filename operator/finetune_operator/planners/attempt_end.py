@@ -103,8 +103,10 @@ def _learned(life: Life) -> dict[str, Any]:
 
 
 def _recorded(life: Life, end: End, updates: dict[str, Any]) -> dict[str, Any]:
-    """Return the updates with the attempt's record, and its start if that went unseen."""
+    """Return the updates with the attempt's record, its start and its children if unseen."""
     status, started = life.observed.object.status, None
+    if life.job is not None:
+        updates = {"children": life.work.seen(life.job)["children"]} | updates
     if life.work.component == "attempt":
         started = status.attempt.started_time or _unseen_start(life.job)
         attempt: AttemptStatus = updates["attempt"]
