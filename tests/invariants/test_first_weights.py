@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from finetune_api.run_config import TrainingConfig
+from finetune_api.run_outcome import TrainingSummary
 from finetune_trainer import engine_deepspeed, engine_fsdp
 from finetune_trainer.assembled_model import assembled_engine
 from finetune_trainer.checkpoint import TRAINABLE
 from finetune_trainer.data import micro_batch
+from finetune_trainer.distributed import World
 from finetune_trainer.rank_folder import RankFolder
+from finetune_trainer.run_record import RunRecord
+from finetune_trainer.run_report import ReportFacts, report_files
 from one_rank import FULL
 from strategy_ground import CACHE, leave_pieces, ranks, read_pieces, together
 from tiny_models import tiny_model
@@ -37,7 +41,7 @@ def _deepspeed_on_cpu(monkeypatch):
 
 
 def begun(ground, world, strategy, *, files=None, parent=None, **blocks):
-    """Return the engine of a rank; only rank 0 finds weights beside the configuration."""
+    """Return what a rank trains; only rank 0 finds weights beside the configuration."""
     folder = ground.folder / f"rank-{world.rank}-{strategy}"
     inputs = RankFolder(folder)
     folder.mkdir()
@@ -51,7 +55,7 @@ def begun(ground, world, strategy, *, files=None, parent=None, **blocks):
     blocks["plan"] = {"strategy": strategy, "totalSteps": 2} | blocks.get("plan", {})
     values = ground.config(ranks=world.size, **blocks)
     config = TrainingConfig.model_validate_json(json.dumps(values))
-    return assembled_engine(config, inputs, world, lambda: None)[0]
+    return assembled_engine(config, inputs, world, lambda: None)
 
 
 def start(ground, strategy, size, **blocks):
@@ -60,7 +64,7 @@ def start(ground, strategy, size, **blocks):
     folder.mkdir()
 
     def work(world):
-        engine = begun(ground, world, strategy, **blocks)
+        engine = begun(ground, world, strategy, **blocks).engine
         loss = engine.loss_sum(micro_batch(CACHE, range(4), 1.0), last=True)
         engine.backward(loss)
         engine.discard()
@@ -136,6 +140,21 @@ def test_an_adapter_of_another_experiment_is_trained_further_on_shards(tmp_path)
     assert list(folder.glob(f"{TRAINABLE}-*"))
     assert same_weights(expected, found)
     assert losses == pytest.approx([loss] * 2, rel=1e-5)
+
+
+def test_what_does_not_fit_of_a_parents_adapter_stands_in_the_report(tmp_path):
+    ground = TrainingGround(tmp_path)
+    asked = ground.config(plan={"totalSteps": 1}, evaluation={"generateSamples": 0})
+    ended = ground.forked(asked).completed()
+    folder = ground.file(ended.result.uri, "")
+    blocks = {"adapter": {"targetModules": ["q_proj"]}, "model": {"strict": False}}
+    made = begun(ground, World(), "SingleProcess", parent=folder, **blocks)
+    assert any(one.endswith("is not trained here") for one in made.differing)
+    record = RunRecord(differing=list(made.differing))
+    config = TrainingConfig.model_validate_json(json.dumps(asked))
+    files = report_files(ReportFacts(config, record, TrainingSummary(), [], 1))
+    assert json.loads(files["report.json"])["startDiffers"] == list(made.differing)
+    assert made.differing[0].encode() in files["report.html"]
 
 
 def test_weights_that_the_library_converts_reach_the_shards_as_well(tmp_path):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -37,10 +37,21 @@ from finetune_trainer.strategy_checks import sharded
 from finetune_trainer.vocabulary import new_rows
 
 
+class Assembled(NamedTuple):
+    """What a rank trains."""
+
+    engine: Engine
+    form: BaseForm
+    differing: Sequence[str]
+    """differing are the tensors of a continued adapter that do not fit; rank 0 knows."""
+
+
 def assembled_engine(
     config: TrainingConfig, folder: RankFolder, world: World, beat: Callable[[], None]
-) -> tuple[Engine, BaseForm]:
-    """Return the engine of a run and the form its base trains in; a collective call.
+) -> Assembled:
+    """Return the engine of a run, the form its base trains in, and how its start differs.
+
+    A collective call.
 
     Raises ConfigurationError for what this model or this device cannot do.
     """
@@ -50,7 +61,7 @@ def assembled_engine(
     base = held_base(config, form, folder, world)
     beat()
     model = trainable_model(base.model, _trained(config, folder, world.device))
-    first = _begun(config, folder, world, base, model)
+    first, differing = _begun(config, folder, world, base, model)
     estimate = device_estimate(config, folder.model, world.device)
     layers = estimate.settings.checkpointed if estimate else config.plan.checkpointed_layers or 0
     checkpoint_layers(model, layers, own_dropout=has_dropout(form.config))
@@ -59,7 +70,7 @@ def assembled_engine(
     dtype = run_type(config, world.device)
     engine = engine_for(config, task, _update(config, model, dtype), world, dtype, first)
     beat()
-    return engine, proven_form(config, form, engine)
+    return Assembled(engine, proven_form(config, form, engine), differing)
 
 
 @dataclass(frozen=True)
@@ -96,14 +107,15 @@ def held_base(config: TrainingConfig, form: BaseForm, folder: RankFolder, world:
 
 def _begun(
     config: TrainingConfig, folder: RankFolder, world: World, base: HeldBase, model: nn.Module
-) -> FirstWeights | None:
+) -> tuple[FirstWeights | None, Sequence[str]]:
     """Give the model its first values where it has any room for them, or return where they are.
 
-    Rank 0 has them for sharded strategies. Also proves the adapters' fused forward.
+    Rank 0 has them for sharded strategies. Also proves the adapters' fused forward, and returns
+    what of a continued adapter differs from the run's.
     """
     spread, continued = sharded(config.plan.strategy), Continued()
     if spread and base.weights is None:
-        return None
+        return None, ()
     if folder.adapter is not None:
         continued = continue_adapter(model, folder.adapter, strict=config.spec.model.strict)
     first = None
@@ -115,7 +127,7 @@ def _begun(
             check_adapters(model)
         else:
             check_adapters(model, first.layer)
-    return first
+    return first, continued.differing
 
 
 def _held(config: TrainingConfig, device: torch.device) -> torch.dtype:

@@ -51,7 +51,7 @@ def assembled_run(
 ) -> Run:
     """Return a run that stands where its newest checkpoint left it; a collective call."""
     train = open_cache(folder.prepared / "tokens" / "train")
-    engine, form = assembled_engine(config, folder, world, heartbeat.beat)
+    engine, form, differing = assembled_engine(config, folder, world, heartbeat.beat)
     flops = model_flops(engine.task.model)
     costs = (flops.per_token, flops.per_square)
     plan, texts = run_plan(config, train, costs, padded=form.padded)
@@ -59,6 +59,7 @@ def assembled_run(
         show_peak(peak, board)
     heartbeat.beat()
     state = _state(config, folder, engine, plan)
+    state.record.differing = list(differing)
     heartbeat.beat()
     return Run(
         spec=config.spec,

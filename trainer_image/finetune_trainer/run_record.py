@@ -39,6 +39,8 @@ class RunRecord:
     base_answers: dict[str, list[int]] = field(default_factory=dict)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     """checkpoints are those verified when this record was saved."""
+    differing: list[str] = field(default_factory=list)
+    """differing are tensors of the adapter that is trained further which did not fit."""
     objective: Objective | None = None
     """objective ranks evaluations; it is a setting and not saved."""
 

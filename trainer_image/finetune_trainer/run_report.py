@@ -62,6 +62,7 @@ def _values(facts: ReportFacts) -> dict[str, Any]:
         "test": _metrics(record.test),
         "skippedUpdates": record.skipped + record.overflows,
         "rollbacks": record.rollbacks,
+        "startDiffers": record.differing,
         "result": facts.summary.model_dump(by_alias=True, exclude={"metrics"}),
         "steps": record.step,
         "tokens": record.tokens,
@@ -95,6 +96,7 @@ def _page(facts: ReportFacts, values: dict[str, Any]) -> str:
         _section("Sample answers", _samples(facts.samples)) if facts.samples else "",
         _section(f"Evaluations on the {facts.split} split", _evaluations(facts.record.evaluations)),
         _section("Test split", _evaluations([facts.record.test] if facts.record.test else [])),
+        _section("Differs from the starting adapter", _differing(facts.record.differing)),
         _section("Settings", _settings(facts)),
     ]
     return (
@@ -199,6 +201,10 @@ def _evaluations(evaluations: Sequence[dict[str, float]]) -> str:
     ]
     heads = ["step", *(LABELS.get(name, name) for name in names), "supervised tokens"]
     return _table(heads, rows) if rows else ""
+
+
+def _differing(tensors: Sequence[str]) -> str:
+    return _table(["tensor"], [[one] for one in tensors]) if tensors else ""
 
 
 def _settings(facts: ReportFacts) -> str:
