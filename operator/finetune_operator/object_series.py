@@ -27,7 +27,9 @@ class ObjectSeries:
     """
 
     def __init__(self) -> None:
-        self._shown: set[Key] = set()
+        self._shown: dict[Key, tuple[str, frozenset[str]]] = {}
+        """_shown are the reason and the metrics told of each: looking for the old series among
+        those of all runs would make every step dearer with their number."""
         self._ended: dict[Key, datetime] = {}
         self._reasons: dict[Key, str] = {}
         self._counts: Counter[tuple[str, str, str]] = Counter()
@@ -74,7 +76,7 @@ class ObjectSeries:
         labels = {"namespace": key.namespace, "experiment": key.name}
         for family in metrics.EXPERIMENT_FAMILIES:
             family.remove_by_labels(labels)
-        self._shown.discard(key)
+        del self._shown[key]
         self._ended.pop(key, None)
         self._restarts.pop(key, None)
         self._lost.pop(key, None)
@@ -102,9 +104,11 @@ class ObjectSeries:
         if key not in self._shown:
             for failure in FailureClass:  # a count that begins at 1 has no increase
                 metrics.FINISHED.labels(key.namespace, "Failed", failure.value)
-        self._shown.add(key)
-        labels = {"namespace": key.namespace, "experiment": key.name}
-        metrics.EXPERIMENT_STATUS.remove_by_labels(labels)
+        measured = {one["name"]: one["value"] for one in status.get("metrics") or ()}
+        before, known = self._shown.get(key, (reason, frozenset()))
+        self._shown[key] = (reason, frozenset(measured))
+        if before != reason:
+            metrics.EXPERIMENT_STATUS.remove(*names, before)
         metrics.EXPERIMENT_STATUS.labels(*names, reason).set(1)
         metrics.EXPERIMENT_ATTEMPT.labels(*names).set(
             (status.get("attempt") or {}).get("number", 0)
@@ -117,9 +121,10 @@ class ObjectSeries:
             metrics.EXPERIMENT_STEP.labels(*names).set(progress.get("step", 0))
             _set(metrics.EXPERIMENT_LOSS, names, progress.get("loss"))
             _set(metrics.EXPERIMENT_ETA_SECONDS, names, progress.get("estimatedRemainingSeconds"))
-        metrics.EXPERIMENT_EVALUATION.remove_by_labels(labels)
-        for measured in status.get("metrics") or ():
-            metrics.EXPERIMENT_EVALUATION.labels(*names, measured["name"]).set(measured["value"])
+        for gone in known - measured.keys():
+            metrics.EXPERIMENT_EVALUATION.remove(*names, gone)
+        for name, value in measured.items():
+            metrics.EXPERIMENT_EVALUATION.labels(*names, name).set(value)
         latest = (status.get("checkpoints") or {}).get("latest") or {}
         _set(metrics.EXPERIMENT_CHECKPOINT_STEP, names, latest.get("step"))
         self._count_restarts(key, status.get("restarts") or {})
@@ -180,8 +185,9 @@ def _show_waiting(names: tuple[str, str], reason: str, status: Manifest) -> None
     held = attempt.get("gpus") or 0
     metrics.EXPERIMENT_GPUS.labels(*names).set(held if reason in ON_NODES else 0)
     _set(metrics.EXPERIMENT_LAST_PROGRESS, names, _timestamp(progress.get("updateTime")))
-    metrics.EXPERIMENT_QUEUED.remove_by_labels({"namespace": names[0], "experiment": names[1]})
-    if reason == "Queued":
+    if reason != "Queued":
+        metrics.EXPERIMENT_QUEUED.remove(*names)
+    else:
         _set(metrics.EXPERIMENT_QUEUED, names, _timestamp(attempt.get("createdTime")))
     claim = _claim((status.get("preparation") or {}).get("uri") or "")
     if claim:
