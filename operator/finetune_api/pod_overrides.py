@@ -117,9 +117,7 @@ class TrainerOverrides(ApiModel):
     name: Literal["trainer"]
     """name is trainer: other containers are initContainers, with restartPolicy Always if they run
     beside it."""
-    env: list[AddedVariable] | None = Field(
-        default=None, max_length=64, json_schema_extra=BY_NAME
-    )
+    env: list[AddedVariable] | None = Field(default=None, max_length=64, json_schema_extra=BY_NAME)
     """env beside the operator's own."""
     volume_mounts: list[AddedMount] | None = Field(default=None, max_length=16)
     """volumeMounts of added volumes."""
@@ -136,9 +134,7 @@ class AddedContainer(ApiModel):
     """command as in a Pod."""
     args: list[Word] | None = Field(default=None, max_length=64)
     """args as in a Pod."""
-    env: list[AddedVariable] | None = Field(
-        default=None, max_length=64, json_schema_extra=BY_NAME
-    )
+    env: list[AddedVariable] | None = Field(default=None, max_length=64, json_schema_extra=BY_NAME)
     """env as in a Pod."""
     volume_mounts: list[AddedMount] | None = Field(default=None, max_length=16)
     """volumeMounts of added volumes."""
