@@ -99,7 +99,7 @@ def check_loss(task: CausalLanguageModelling, *, padded: bool = False) -> None:
 
 @torch.no_grad()
 def check_adapters(
-    model: nn.Module, held: Callable[[str, nn.Module], nn.Module] = lambda _, layer: layer
+    model: nn.Module, held: Callable[[str, Any], nn.Module] = lambda _, layer: layer
 ) -> None:
     """Compare the fused forward of one adapted layer per class with PEFT's own.
 
