@@ -114,13 +114,20 @@ class AddedMount(ApiModel):
 class TrainerOverrides(ApiModel):
     """What is added to the trainer's container; image, variables and resources are in compute."""
 
-    name: Literal["trainer"]
-    """name is trainer: other containers are initContainers, with restartPolicy Always if they run
-    beside it."""
+    name: ItemName
+    """name is trainer."""
     env: list[AddedVariable] | None = Field(default=None, max_length=64, json_schema_extra=BY_NAME)
     """env beside the operator's own."""
     volume_mounts: list[AddedMount] | None = Field(default=None, max_length=16)
     """volumeMounts of added volumes."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"self.name == '{CONTAINER}'",
+            "only the trainer is named here; others are initContainers, with restartPolicy Always "
+            "if they run beside it",
+        ),
+    )
 
 
 class AddedContainer(ApiModel):

@@ -77,7 +77,7 @@ POD_CASES = [
     *_pods("another command", f"{_SPEC}.containers[0].command",
            containers=_trainer(command=["sh"])),
     *_pods("another image", f"{_SPEC}.containers[0].image", containers=_trainer(image="own:1")),
-    *_pods("a container of another name", f"{_SPEC}.containers[0].name",
+    *_pods("a container of another name", f"{_SPEC}.containers[0]",
            containers=[{"name": "sidecar"}]),
     *_pods("privileges", f"{_SPEC}.initContainers[0].securityContext",
            initContainers=_helper(securityContext={"privileged": True})),
