@@ -77,7 +77,10 @@ class Runner:
     async def is_working(self) -> bool:
         """Tell whether the start barrier is open."""
         await self.revive()
-        return any(line.get("event") == "working" for line in self.operator.log())
+        return await self.metric_sum("finetune_operator_leader") > 0 and await self._is_ready()
+
+    async def _is_ready(self) -> bool:
+        return (await self.operator.get("/readyz"))[0] == 200
 
     async def _knows(self, objects: int) -> bool:
         waiting = await self.metric_sum("finetune_operator_queue_depth")
@@ -91,7 +94,7 @@ class Runner:
 
     def complaints(self) -> list[dict[str, Any]]:
         """Return log lines of errors and bugs of all operators so far."""
-        return self._complaints + (self._operator.complaints() if self._operator else [])
+        return self._complaints + (_complaints(self._operator) if self._operator else [])
 
     async def _launch(self) -> None:
         if self._stack is not None:
@@ -102,6 +105,14 @@ class Runner:
 
     async def _close(self) -> None:
         if self._stack is not None:
-            self._complaints += self.operator.complaints()
+            self._complaints += _complaints(self.operator)
             await self._stack.aclose()
         self._stack = self._operator = None
+
+
+def _complaints(operator: OperatorProcess) -> list[dict[str, Any]]:
+    """Return what a log complains of; a process that broke off leaves a traceback as well."""
+    try:
+        return operator.complaints()
+    except ValueError:
+        return [{"event": "a traceback", "level": "critical"}]
