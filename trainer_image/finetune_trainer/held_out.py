@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_trainer.evaluate import evaluate, validation_samples
 from finetune_trainer.loop import Run
-from finetune_trainer.objective import reported_names
 from finetune_trainer.split import TEST
 from finetune_trainer.token_cache import open_cache
 
@@ -20,18 +18,7 @@ def evaluate_held_out(prepared: Path, run: Run, step: int) -> None:
     cache = open_cache(folder) if folder.is_dir() else None
     if not cache:
         return
-    if run.board is not None:
-        run.board.set(phase="Evaluating")
-    settings, asked = run.plan.settings, run.spec.evaluation
-    found = evaluate(
-        run.engine,
-        cache,
-        validation_samples(cache, settings.seed, asked.max_rows),
-        budget=max(settings.budget, int(cache.lengths.max())),
-        turn=run.heartbeat.beat,
-        names=reported_names(asked),
-        padded=settings.padded,
-    )
+    found = run.evaluated(cache, run.heartbeat.beat)
     run.record.test = {"step": step, "rows": found.rows, **found.values}
     if run.saver is not None:
         run.saver.write_evaluation(run.record.test, TEST)

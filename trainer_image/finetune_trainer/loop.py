@@ -15,7 +15,7 @@ from finetune_trainer.data import Prefetch, RankStep, Split, rank_step
 from finetune_trainer.early_stopping import EarlyStopping
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import CheckpointedExit, NotFiniteError
-from finetune_trainer.evaluate import evaluate, validation_samples
+from finetune_trainer.evaluate import Evaluation, evaluate, validation_samples
 from finetune_trainer.non_finite import RollbackDueError, judge
 from finetune_trainer.objective import reported_names
 from finetune_trainer.plan import Plan
@@ -66,6 +66,21 @@ class Run:
         """Number of steps of the whole run."""
         return self.plan.total_steps
 
+    def evaluated(self, cache: TokenCache, turn: Callable[[], None]) -> Evaluation:
+        """Evaluate a split with the weights as they are; `turn` as in `evaluate`; collective."""
+        if self.board is not None:
+            self.board.set(phase="Evaluating")
+        settings, asked = self.plan.settings, self.spec.evaluation
+        return evaluate(
+            self.engine,
+            cache,
+            validation_samples(cache, settings.seed, asked.max_rows),
+            budget=settings.budget,
+            turn=turn,
+            names=reported_names(asked),
+            padded=settings.padded,
+        )
+
     def factor(self, step: int) -> float:
         """Return rate / peak of an update, lowered by every rollback so far."""
         lowered = self.spec.training.rollback_factor or ROLLBACK_FACTOR
@@ -111,18 +126,7 @@ class Loop:
         run, started = self._run, time.monotonic()
         if run.validation is None or run.record.evaluation(run.record.step) is not None:
             return
-        if run.board is not None:
-            run.board.set(phase="Evaluating")
-        settings, asked = run.plan.settings, run.spec.evaluation
-        found = evaluate(
-            run.engine,
-            run.validation,
-            validation_samples(run.validation, settings.seed, asked.max_rows),
-            budget=settings.budget,
-            turn=self._turn,
-            names=reported_names(asked),
-            padded=settings.padded,
-        )
+        found = run.evaluated(run.validation, self._turn)
         run.record.add_evaluation(run.record.step, found.values, found.rows)
         if run.saver is not None:
             run.saver.write_evaluation(run.record.evaluations[-1])
