@@ -146,9 +146,15 @@ MOVES = {
 )
 def test_a_state_goes_on_anywhere(tmp_path, first, size, second, other):
     """Three steps here and three there are six steps anywhere."""
-    base = toy_llama_folder(tmp_path / "toy")
     expected = state_of(_folder(tmp_path, "whole"), replicated, 1, full=True, last=6)
-    half, rest = _folder(tmp_path, "half"), _folder(tmp_path, "rest")
+    found = moved(tmp_path, first, size, second, other)
+    assert largest_difference(expected, found) <= TOLERANCE
+
+
+def moved(folder, first, size, second, other):
+    """Return the state after three steps here and three there."""
+    base = toy_llama_folder(folder / "toy")
+    half, rest = _folder(folder, "half"), _folder(folder, "rest")
 
     def begin(world):
         engine = first(*toy_parts(base, full=True), world)
@@ -164,7 +170,7 @@ def test_a_state_goes_on_anywhere(tmp_path, first, size, second, other):
 
     ranks(half, size, begin)
     ranks(rest, other, go_on)
-    assert largest_difference(expected, together(read_pieces(rest))) <= TOLERANCE
+    return together(read_pieces(rest))
 
 
 SAME = {
@@ -177,25 +183,8 @@ SAME = {
 
 @pytest.mark.parametrize(("build", "size"), cases(SAME, ("FSDP", "ZeRO-2")))
 def test_at_the_same_world_a_loaded_state_goes_on_bit_for_bit(tmp_path, build, size):
-    base = toy_llama_folder(tmp_path / "toy")
-    half, rest = _folder(tmp_path, "half"), _folder(tmp_path, "rest")
     expected = state_of(_folder(tmp_path, "whole"), build, size, full=True, last=6)
-
-    def begin(world):
-        engine = build(*toy_parts(base, full=True), world)
-        take_steps(engine)
-        leave_pieces(half, engine)
-
-    def go_on(world):
-        engine = build(*toy_parts(base, full=True), world)
-        pieces = read_pieces(half)
-        engine.load(pieces, pieces)
-        take_steps(engine, 3, 6)
-        leave_pieces(rest, engine)
-
-    ranks(half, size, begin)
-    ranks(rest, size, go_on)
-    found = together(read_pieces(rest))
+    found = moved(tmp_path, build, size, build, size)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
