@@ -10,7 +10,7 @@ WORK_DIR ?= .finetune
 CLUSTER := cd tests/cluster && $(PYTHON) -m harness
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo run-demo test test-kills verify generate lock images cluster-up cluster-down cluster-demo test-cluster test-faults test-fault-plans bench-train bench-operator ci clean
+.PHONY: help setup demo run-demo test test-kills verify generate lock images cluster-up cluster-down cluster-demo test-cluster test-faults test-pod-faults bench-train bench-operator ci clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -71,10 +71,10 @@ cluster-demo: setup cluster-up images ## The same three manifests in that cluste
 test-cluster: setup cluster-up images ## Prove it all on that cluster
 	@$(BIN)/python -m pytest tests/cluster tests/faults
 
-test-faults: setup cluster-up images ## The faults that take longest, on that cluster (long)
+test-pod-faults: setup cluster-up images ## The faults that take longest, on that cluster (long)
 	@$(BIN)/python -m pytest -m sweep tests/cluster
 
-test-fault-plans: setup ## Kill, cut and deceive the operator at every write: all plans, PLANS='...' or PLAN='{...}'
+test-faults: setup ## Kill, cut and deceive the operator at every write: all plans, PLANS='...' or PLAN='{...}'
 	@PYTHONPATH=operator:trainer_image:tests:tests/cluster $(BIN)/python tests/faults/run_fault_plans.py $(if $(PLAN),--plan '$(PLAN)',$(PLANS))
 
 bench-train: setup ## Training and generation against their peers, interleaved (long)

@@ -1,4 +1,4 @@
-"""A seeded sample of fault plans on a real API server; `make test-fault-plans` runs all."""
+"""A seeded sample of fault plans on a real API server; `make test-faults` runs all."""
 
 from __future__ import annotations
 
