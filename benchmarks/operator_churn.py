@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import operator_figures as figures
 import operator_objects as objects
 from bench_report import Figure
@@ -72,7 +74,7 @@ async def restart(world: World) -> Phase:
     ready = time.monotonic()
     probe = objects.experiment(1, "burst-probe")
     reviving = asyncio.create_task(_revived(world))
-    await objects.create(world.api, probe)
+    await until(partial(_reached, world.api, probe), "a server that takes a probe")
     await _job_exists(world, probe)
     recovered = time.monotonic()
     reviving.cancel()
@@ -118,6 +120,14 @@ async def _created(api: Api, run: Manifest, at: float) -> float:
     await asyncio.sleep(at - time.monotonic())
     await objects.create(api, run)
     return time.monotonic()
+
+
+async def _reached(api: Api, run: Manifest) -> bool:
+    """Create a run; connections kept from before a restart are reset one by one."""
+    with suppress(aiohttp.ClientError):
+        await objects.create(api, run)
+        return True
+    return False
 
 
 async def _job_exists(world: World, run: Manifest) -> None:
