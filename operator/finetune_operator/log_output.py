@@ -50,11 +50,19 @@ def configure(level: str, stream: TextIO | None = None) -> None:
             ],
         )
     )
+    handler.addFilter(_retries_are_warnings)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _retries_are_warnings(record: logging.LogRecord) -> bool:
+    """Lower what kopf says of a request that it repeats by itself: nothing has failed yet."""
+    if record.levelno == logging.ERROR and "; will retry:" in record.getMessage():
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+    return True
 
 
 def redacted(_logger: Any, _method: str, line: Line) -> Line:

@@ -61,3 +61,15 @@ def test_an_exception_text_passes_the_same_filter(lines):
     (line,) = lines()
     assert "RuntimeError" in line["exception"]
     assert "canary" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    ("said", "level"),
+    [
+        ("Request attempt #1/9 failed; will retry: GET /x -> 429", "warning"),
+        ("Request attempt #9/9 failed; escalating: GET /x -> 429", "error"),
+    ],
+)
+def test_a_request_that_is_repeated_is_no_error_yet(lines, said, level):
+    logging.getLogger("kopf.clients").error(said)
+    assert [line["level"] for line in lines()] == [level]
