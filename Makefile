@@ -39,7 +39,7 @@ test: setup ## Unit and integration tests: no root, no cluster
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test-kills: setup ## The whole sweep of strategies, worlds and kills (long)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal -m sweep tests/invariants
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal -m sweep tests/invariants tests/unit
 
 verify: setup ## Generated files, formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check operator trainer_image tests examples dashboards benchmarks
