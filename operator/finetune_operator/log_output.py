@@ -60,7 +60,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
 
 def _retries_are_warnings(record: logging.LogRecord) -> bool:
     """Lower what kopf says of a request that it repeats by itself: nothing has failed yet."""
-    if record.levelno == logging.ERROR and "; will retry:" in record.getMessage():
+    if record.levelno == logging.ERROR and "; will re" in record.getMessage():
         record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
     return True
 

@@ -67,6 +67,7 @@ def test_an_exception_text_passes_the_same_filter(lines):
     ("said", "level"),
     [
         ("Request attempt #1/9 failed; will retry: GET /x -> 429", "warning"),
+        ("Request attempt #1/9 failed; TCP closed; will re-authenticate: GET /x", "warning"),
         ("Request attempt #9/9 failed; escalating: GET /x -> 429", "error"),
     ],
 )
