@@ -14,9 +14,9 @@ from torch import distributed as dist
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.distributed import World, group_of_one
 from finetune_trainer.engine import BuildUpdate, Engine, First
-from finetune_trainer.first_shards import broadcast, parameter_places, share_buffers
+from finetune_trainer.first_shards import broadcast, everywhere, parameter_places, share_buffers
 from finetune_trainer.guarded_update import GuardedUpdate
-from finetune_trainer.pieces import Piece, Source, fill, whole
+from finetune_trainer.pieces import Piece, Source, filled, whole
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 
 Result = TypeVar("Result")
@@ -43,7 +43,11 @@ class ZeroEngine(Engine):
             group_of_one()
         self._config, self._first = config, first
         super().__init__(task, update, world, compute_dtype)
+        begun = self._finer_than_computed()
         self._zero = self._initialised()
+        for name, value in begun.items():
+            piece = self._held[name]
+            self._place(piece.tensor, everywhere(value, piece.shape, self.device), "")
 
     def loss_sum(self, batch: MicroBatch, *, last: bool) -> Tensor:
         """Return float32[] on the device: this micro-batch's share of the step's loss."""
@@ -124,18 +128,18 @@ class ZeroEngine(Engine):
         """Take over the state of a checkpoint, which rank 0 reads; a collective call."""
         names = self._moment_names()
         shapes = {name: piece.shape for name, piece in self._held.items()}
-        masters = self._filled(shapes, weights)
+        masters = {} if self.world.rank else filled(shapes, weights)
         wanted = {f"{name}.{one}": shape for name, shape in shapes.items() for one in names}
         wanted |= {f"{name}.{one}": () for name in shapes for one in self._counters()}
-        states = self._filled(wanted, moments)
+        states = {} if self.world.rank else filled(wanted, moments)
         for name, piece in self._held.items():
-            self._place(piece.tensor, self._everywhere(masters.get(name), piece.shape), "")
+            self._place(piece.tensor, everywhere(masters.get(name), piece.shape, self.device), "")
             for moment in names:
-                full = self._everywhere(states.get(f"{name}.{moment}"), piece.shape)
+                full = everywhere(states.get(f"{name}.{moment}"), piece.shape, self.device)
                 self._place(piece.tensor, full, moment)
         first = next(iter(self._held))
         for counter in self._counters():
-            value = self._everywhere(states.get(f"{first}.{counter}"), ())
+            value = everywhere(states.get(f"{first}.{counter}"), (), self.device)
             for state in self._states():
                 old = state[counter]
                 state[counter] = old.copy_(value) if _is_tensor(old) else int(value)
@@ -221,6 +225,14 @@ class ZeroEngine(Engine):
     def _stage(self) -> int:
         return int(self._config["zero_optimization"]["stage"])
 
+    def _finer_than_computed(self) -> dict[str, Tensor | None]:
+        """Return what masters begin with, on rank 0; below stage 3 the library would round it."""
+        found: dict[str, Tensor | None] = {}
+        for name, piece in self._held.items():
+            if self._stage < 3 and piece.tensor.dtype != self._dtype:
+                found[name] = None if self.world.rank else piece.tensor.detach().cpu().clone()
+        return found
+
     def _states(self) -> list[dict[str, Any]]:
         return [state for state in self._update.optimizer.state.values() if state]
 
@@ -250,18 +262,6 @@ class ZeroEngine(Engine):
                 saved = f"{name}.{moment}" if moment else name
                 found.append(whole(saved, full.detach().cpu().reshape(piece.shape)))
         return found
-
-    def _filled(self, shapes: dict[str, tuple[int, ...]], pieces: Source) -> dict[str, Tensor]:
-        if self.world.rank:
-            return {}
-        targets = {name: whole(name, torch.empty(shape)) for name, shape in shapes.items()}
-        fill(targets, pieces)
-        return {name: one.tensor for name, one in targets.items()}
-
-    def _everywhere(self, value: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-        full = torch.empty(shape, device=self.device) if value is None else value.to(self.device)
-        dist.broadcast(full, 0)
-        return full
 
     def _place(self, parameter: Any, full: Tensor, moment: str) -> None:
         """Set this rank's part of a master (and of the weight computed with), or of a moment."""

@@ -19,6 +19,13 @@ def broadcast(tensor: Tensor) -> None:
         dist.broadcast(_bytes(tensor), 0)
 
 
+def everywhere(value: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return rank 0's float32 tensor on every rank; the others give its shape alone."""
+    full = torch.empty(shape, device=device) if value is None else value.to(device)
+    dist.broadcast(full, 0)
+    return full
+
+
 def scatter(whole: Tensor | None, rows: Tensor, groups_of: int) -> None:
     """Overwrite `rows` by this rank's part of rank 0's `whole` tensor, cut among `groups_of` ranks.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import torch
 from torch import Tensor
 
 from finetune_trainer.errors import DataError
@@ -83,3 +84,10 @@ def _incomplete(what: str) -> DataError:
         f"checkpoint: {what}; it was written by another model or is damaged; start anew",
         reason="DigestMismatch",
     )
+
+
+def filled(shapes: Mapping[str, tuple[int, ...]], source: Source) -> dict[str, Tensor]:
+    """Return whole float32 tensors of these shapes from a source."""
+    targets = {name: whole(name, torch.empty(shape)) for name, shape in shapes.items()}
+    fill(targets, source)
+    return {name: one.tensor for name, one in targets.items()}
