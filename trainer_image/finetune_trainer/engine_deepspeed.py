@@ -14,7 +14,13 @@ from torch import distributed as dist
 from finetune_trainer.data import MicroBatch
 from finetune_trainer.distributed import World, group_of_one
 from finetune_trainer.engine import BuildUpdate, Engine, First
-from finetune_trainer.first_shards import broadcast, everywhere, parameter_places, share_buffers
+from finetune_trainer.first_shards import (
+    broadcast,
+    everywhere,
+    parameter_places,
+    place_buffers,
+    share_buffers,
+)
 from finetune_trainer.guarded_update import GuardedUpdate
 from finetune_trainer.pieces import Piece, Source, filled, whole
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
@@ -79,10 +85,9 @@ class ZeroEngine(Engine):
         leaves an update out because of an infinite norm.
         """
         inner, infinite = self._zero.optimizer, torch.tensor(torch.inf, device=self.device)
+        three = self._stage == 3
         name, value = (
-            ("_get_norm_groups", [infinite])
-            if self._stage == 3
-            else ("scaled_global_norm", infinite)
+            ("_get_norm_groups", [infinite]) if three else ("scaled_global_norm", infinite)
         )
         setattr(inner, name, lambda: value)
         self._zero.set_gradient_accumulation_boundary(True)
@@ -165,8 +170,7 @@ class ZeroEngine(Engine):
                 setattr(module, own, held)
             if cut is not None:
                 cut._convert_to_zero_parameters([held])
-        for buffer in self.task.buffers():
-            buffer.data = buffer.data.to(self.device)
+        place_buffers(self.task, self.device)
         share_buffers(self.task.model, self._first)
         return self.task
 
@@ -253,11 +257,9 @@ class ZeroEngine(Engine):
 
         found = []
         for name, piece in self._held.items():
-            full = (
-                safe_get_full_optimizer_state(piece.tensor, moment)
-                if moment
-                else safe_get_full_fp32_param(piece.tensor)
-            )
+            held = piece.tensor
+            state = safe_get_full_optimizer_state(held, moment) if moment else None
+            full = safe_get_full_fp32_param(held) if state is None else state
             if self.world.rank == 0:
                 saved = f"{name}.{moment}" if moment else name
                 found.append(whole(saved, full.detach().cpu().reshape(piece.shape)))

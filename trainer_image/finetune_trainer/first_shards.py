@@ -49,6 +49,14 @@ def share_buffers(model: nn.Module, first: First | None) -> None:
         broadcast(buffer)
 
 
+def place_buffers(task: nn.Module, device: torch.device) -> None:
+    """Move buffers to a device; those without values only serve to take back a merge."""
+    for module in task.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            moved = torch.zeros_like(buffer, device=device) if buffer.is_meta else buffer.to(device)
+            module._buffers[name] = moved
+
+
 def saved_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the buffers that files hold, by name."""
     saved = model.state_dict()
