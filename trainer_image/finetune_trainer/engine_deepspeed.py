@@ -52,8 +52,7 @@ class ZeroEngine(Engine):
         begun = self._finer_than_computed()
         self._zero = self._initialised()
         for name, value in begun.items():
-            piece = self._held[name]
-            self._place(piece.tensor, everywhere(value, piece.shape, self.device), "")
+            self._place(self._held[name], value, "")
 
     def loss_sum(self, batch: MicroBatch, *, last: bool) -> Tensor:
         """Return float32[] on the device: this micro-batch's share of the step's loss."""
@@ -85,10 +84,8 @@ class ZeroEngine(Engine):
         leaves an update out because of an infinite norm.
         """
         inner, infinite = self._zero.optimizer, torch.tensor(torch.inf, device=self.device)
-        three = self._stage == 3
-        name, value = (
-            ("_get_norm_groups", [infinite]) if three else ("scaled_global_norm", infinite)
-        )
+        name = "_get_norm_groups" if self._stage == 3 else "scaled_global_norm"
+        value = [infinite] if self._stage == 3 else infinite
         setattr(inner, name, lambda: value)
         self._zero.set_gradient_accumulation_boundary(True)
         self._zero.step()
@@ -138,10 +135,9 @@ class ZeroEngine(Engine):
         wanted |= {f"{name}.{one}": () for name in shapes for one in self._counters()}
         states = {} if self.world.rank else filled(wanted, moments)
         for name, piece in self._held.items():
-            self._place(piece.tensor, everywhere(masters.get(name), piece.shape, self.device), "")
+            self._place(piece, masters.get(name), "")
             for moment in names:
-                full = everywhere(states.get(f"{name}.{moment}"), piece.shape, self.device)
-                self._place(piece.tensor, full, moment)
+                self._place(piece, states.get(f"{name}.{moment}"), moment)
         first = next(iter(self._held))
         for counter in self._counters():
             value = everywhere(states.get(f"{first}.{counter}"), (), self.device)
@@ -265,10 +261,12 @@ class ZeroEngine(Engine):
                 found.append(whole(saved, full.detach().cpu().reshape(piece.shape)))
         return found
 
-    def _place(self, parameter: Any, full: Tensor, moment: str) -> None:
-        """Set this rank's part of a master (and of the weight computed with), or of a moment."""
+    def _place(self, piece: Piece, value: Tensor | None, moment: str) -> None:
+        """Set a master (and the weight computed with) or a moment to what rank 0 has of it."""
         from deepspeed import utils  # noqa: PLC0415
 
+        parameter: Any = piece.tensor
+        full = everywhere(value, piece.shape, self.device)
         if self._stage < 3:
             if moment:
                 utils.safe_set_full_optimizer_state(parameter, full, moment)
