@@ -12,7 +12,7 @@ from harness.kubectl import apply, fetch, kubectl, wait_until
 from harness.locations import KUBECONFIG
 from harness.namespaces import namespace
 from harness.volumes import claim
-from installation import NAMESPACE
+from installation import NAMESPACE, others_may_own_children
 
 from finetune_operator.cluster.api_transport import RIGHTS, ApiTransport
 from finetune_operator.cluster.kubernetes_cluster import KubernetesCluster
@@ -50,16 +50,9 @@ def _no_other_operator_acts(_kinds_are_installed: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _another_account_may_own_children(_no_other_operator_acts: None) -> Iterator[None]:
-    """Lift the chart's policy that knows the installed operator's account alone."""
-    kind = "validatingadmissionpolicybinding"
-    found = [one for one in fetch(kind)["items"] if one["metadata"]["name"].endswith("-owners")]
-    for one in found:
-        kubectl("delete", kind, one["metadata"]["name"])
-    yield
-    for one in found:
-        kept = {name: one["metadata"].get(name, {}) for name in ("name", "labels", "annotations")}
-        apply({name: one[name] for name in ("apiVersion", "kind", "spec")} | {"metadata": kept})
+def _another_account_owns_children(_no_other_operator_acts: None) -> Iterator[None]:
+    with others_may_own_children():
+        yield
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,11 +14,25 @@ from harness.containers import signal_pod
 from harness.images import TRAINER_IMAGE
 from harness.locations import KUBECONFIG
 from harness.writes import writes
-from installation import ACCOUNT, NAMESPACE, RELEASE, keep_operator_log, operator_pod
+from installation import (
+    ACCOUNT,
+    NAMESPACE,
+    RELEASE,
+    keep_operator_log,
+    operator_pod,
+    others_may_own_children,
+)
 from scenarios.after_faults import STEPS, pod_names, started, unharmed
 from scenarios.stories import Ground, experiment
 
 from operator_process import operator_process
+
+
+@pytest.fixture(autouse=True)
+def _the_second_owns_children() -> Iterator[None]:
+    """It acts as another user, so that its writes can be told from the first's."""
+    with others_may_own_children():
+        yield
 
 
 def _restarts() -> int:
