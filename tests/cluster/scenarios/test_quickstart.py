@@ -13,8 +13,8 @@ from quickstart import QUICKSTART, apply_quickstart, prepare_inputs, wait_with_k
 from scenarios.stories import Ground, condition, pods_of, read
 
 DASHBOARD = Path(__file__).parents[3] / "dashboards" / "experiment.json"
-GPUS_ONLY = "finetune_train_mfu_ratio"
-"""A CPU has no peak in a datasheet."""
+WITHOUT_VALUE_HERE = ("finetune_train_mfu_ratio", "finetune_experiment_recovery_seconds")
+"""A CPU has no peak in a datasheet; a run that nothing disturbs recovers from nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_every_panel_of_the_dashboard_shows_data_of_the_run(quickstart: Ground) 
     for panel in panels:
         for target in panel["targets"]:
             expression = target["expr"]
-            if GPUS_ONLY in expression:
+            if any(name in expression for name in WITHOUT_VALUE_HERE):
                 continue
             for variable, value in {
                 "$namespace": quickstart.namespace,
