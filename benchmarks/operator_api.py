@@ -90,9 +90,21 @@ async def connected(api: BareApi) -> AsyncIterator[Api]:
     connector = aiohttp.TCPConnector(ssl=context, limit=2 * AT_ONCE)
     headers = {"Authorization": f"Bearer {api.token()}"}
     async with aiohttp.ClientSession(
-        connector=connector, headers=headers, read_bufsize=2**22
+        connector=connector, headers=headers, read_bufsize=2**22, middlewares=(_patient,)
     ) as session:
         yield Api(session, api)
+
+
+async def _patient(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Repeat a call while the server is restarted: the players are not what is measured."""
+    for _ in range(240):
+        try:
+            return await handler(request)
+        except aiohttp.ClientConnectionError:
+            await asyncio.sleep(0.5)
+    return await handler(request)
 
 
 async def each(
