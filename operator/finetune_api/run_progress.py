@@ -14,6 +14,10 @@ MAX_BYTES = 262144
 """A longer answer is refused unread."""
 
 
+SILENT_STEPS = 10
+"""A rank may be silent for so many of its median steps before it is taken to hang."""
+
+
 class Progress(ConfigModel):
     """A moment of a run. Times are durations in seconds: no clock of another machine is used."""
 

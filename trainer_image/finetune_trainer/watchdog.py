@@ -13,6 +13,8 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_api.run_progress import SILENT_STEPS
+
 FORM = struct.Struct("=dddQ")
 STEPS_KEPT = 50
 
@@ -27,13 +29,13 @@ class Pulse:
     steps: int = 0
 
     def hangs(self, now: float, limit_seconds: float) -> bool:
-        """Tell whether the rank was silent longer than the limit and ten of its own steps.
+        """Tell whether the rank was silent longer than the limit and several of its own steps.
 
         A rank that never beat is still starting; the start deadline is its limit.
         """
         if not limit_seconds or not self.beat:
             return False
-        return now - self.beat > max(limit_seconds, 10 * self.median_step_seconds)
+        return now - self.beat > max(limit_seconds, SILENT_STEPS * self.median_step_seconds)
 
 
 class Heartbeat:

@@ -9,7 +9,7 @@ from finetune_api.conditions import CHECKPOINT_AVAILABLE, DEPENDENCIES_READY, PL
 from finetune_api.experiment_status import PreparationStatus
 from finetune_api.names import preparation_job
 from finetune_api.run_outcome import FailureClass, Outcome
-from finetune_operator import checks
+from finetune_operator.checks import Refusal
 from finetune_operator.manifests.identity import location, spec_digest
 from finetune_operator.manifests.owned import owner
 from finetune_operator.manifests.prepare_job import prepare_job
@@ -20,13 +20,12 @@ from finetune_operator.planners.preparation_needs import Needs
 from finetune_operator.planners.recorded_attempt import (
     artifact,
     artifacts,
-    first_refusal,
     refused,
     turned,
     warnings,
 )
+from finetune_operator.planners.run_checks import run_refusal
 from finetune_operator.planners.settled import settled
-from finetune_operator.planners.spending import the_budget_has_a_price
 from finetune_operator.planners.work import Achievement, Obstacle, Recorded, Work
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Situation, Verdict
 
@@ -73,21 +72,11 @@ class PreparationWork(Work):
 
     def obstacle(self) -> Obstacle | None:
         """Return what is missing, or what a check refuses."""
-        experiment, needs = experiment_of(self.observed), Needs(self.observed)
+        needs = Needs(self.observed)
         said = {DEPENDENCIES_READY: needs.verdict}
         keys = tuple(one.key for one in needs.all)
-        allowed = first_refusal(
-            checks.names_are_free(self.observed.foreign_names),
-            checks.results_have_a_place(experiment.spec.storage, self.observed.policy),
-            checks.the_model_is_allowed(experiment.spec.model, self.observed.policy),
-            the_budget_has_a_price(experiment.spec, self.observed.policy),
-            checks.the_network_profile_is_known(experiment.spec.compute, self.observed.policy),
-            checks.the_kinds_are_there(
-                experiment.spec.scheduling, self.observed.policy, self.observed.unserved_kinds
-            ),
-        )
-        if allowed:
-            return _refusal(allowed, said)
+        if refusal := run_refusal(self.observed):
+            return _refusal(refusal, said)
         if needs.missing:
             message = needs.verdict.message
             return Obstacle(Situation.UNDER_WAY, "Preparing", message, said, keys)
@@ -157,7 +146,7 @@ class PreparationWork(Work):
 
 
 def _refusal(
-    refusal: checks.Refusal, said: Mapping[str, Verdict], waits_for: tuple[Key, ...] = ()
+    refusal: Refusal, said: Mapping[str, Verdict], waits_for: tuple[Key, ...] = ()
 ) -> Obstacle:
     """Return the obstacle; a check that speaks of a reference is made again when that changes."""
     turned_down = dict(said) | turned(refusal.reason, refusal.message, PLANNED)

@@ -15,13 +15,14 @@ from finetune_api.experiment_status import CostStatus, ExperimentStatus
 from finetune_api.finetune_experiment import ExperimentSpec, FineTuneExperiment
 from finetune_api.run_policy import Budget, OnBudgetExhausted
 from finetune_operator.checks import Refusal
+from finetune_operator.manifests.rank_affinity import PRODUCT_LABEL
 from finetune_operator.observed import Policy
 from finetune_operator.planners.elapsed import seconds_since
 
 EXHAUSTED = "BudgetExhausted"
 NOTICE_SHARE = 0.8
 ANY_PRODUCT = "*"
-_PRODUCT_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
+_PRODUCT_LABELS = (PRODUCT_LABEL, "amd.com/gpu.product-name")
 
 
 @dataclass(frozen=True)

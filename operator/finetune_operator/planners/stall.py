@@ -7,10 +7,9 @@ left to its liveness probe: a network between operator and pod that fails must s
 from __future__ import annotations
 
 from finetune_api.run_policy import RunPolicy, TrainingRunPolicy
+from finetune_api.run_progress import SILENT_STEPS
 from finetune_operator.observed import JobFacts
 
-STEPS = 10
-"""A rank may be silent for so many of its median steps; the watchdog in its pod thinks alike."""
 PATIENCE = 2
 """The watchdog comes first: the operator waits this many times its limit."""
 
@@ -22,12 +21,14 @@ def stall(job: JobFacts, policy: RunPolicy) -> str:
     told = job.progress
     if told is None or told.silent_seconds is None or not _all_run(job):
         return ""
-    limit = PATIENCE * max(policy.hang_timeout_seconds, STEPS * (told.median_step_seconds or 0.0))
+    limit = PATIENCE * max(
+        policy.hang_timeout_seconds, SILENT_STEPS * (told.median_step_seconds or 0.0)
+    )
     if told.silent_seconds <= limit:
         return ""
     return (
         f"no sign of life for {told.silent_seconds:.0f} s after step {told.step}, twice the limit "
-        f"of runPolicy.hangTimeoutSeconds {policy.hang_timeout_seconds} and {STEPS} steps"
+        f"of runPolicy.hangTimeoutSeconds {policy.hang_timeout_seconds} and {SILENT_STEPS} steps"
     )
 
 

@@ -15,13 +15,6 @@ from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome
 from finetune_api.status_parts import Restarts
 from finetune_api.training_settings import Mode
-from finetune_operator.checks import (
-    names_are_free,
-    results_have_a_place,
-    the_kinds_are_there,
-    the_model_is_allowed,
-    the_network_profile_is_known,
-)
 from finetune_operator.engines.attempt_engine import Attempt
 from finetune_operator.engines.choice import ENGINES
 from finetune_operator.manifests.identity import identity, location, spec_digest, world_size
@@ -34,19 +27,14 @@ from finetune_operator.planners.experiment_of import experiment_of
 from finetune_operator.planners.failure_class import End
 from finetune_operator.planners.recorded_attempt import (
     artifacts,
-    first_refusal,
     refused,
     seen_attempt,
     warnings,
 )
+from finetune_operator.planners.run_checks import run_refusal
 from finetune_operator.planners.run_efficiency import efficiency, forgotten, measured
 from finetune_operator.planners.settled import settled
-from finetune_operator.planners.spending import (
-    Spending,
-    ended_gpu_seconds,
-    spending,
-    the_budget_has_a_price,
-)
+from finetune_operator.planners.spending import Spending, ended_gpu_seconds, spending
 from finetune_operator.planners.training_progress import (
     last_words,
     memory_off_plan,
@@ -98,15 +86,7 @@ class TrainingWork(AttemptWork):
 
     def obstacle(self) -> Obstacle | None:
         """Return what the operator refuses."""
-        spec, policy = experiment_of(self.observed).spec, self.observed.policy
-        refusal = first_refusal(
-            names_are_free(self.observed.foreign_names),
-            results_have_a_place(spec.storage, policy),
-            the_model_is_allowed(spec.model, policy),
-            the_budget_has_a_price(spec, policy),
-            the_network_profile_is_known(spec.compute, policy),
-            the_kinds_are_there(spec.scheduling, policy, self.observed.unserved_kinds),
-        )
+        refusal = run_refusal(self.observed)
         return refused(refusal) if refusal else None
 
     def pods(self) -> int:
