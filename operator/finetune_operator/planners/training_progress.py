@@ -33,7 +33,7 @@ def reported(status: ExperimentStatus, told: Progress, now: datetime) -> dict[st
     slowest = max(
         (s for s in (told.save_seconds, checkpoints.save_seconds) if s is not None), default=None
     )
-    progress = _progress(status.progress, told, now)
+    progress = _progress(status, told, now)
     moved = progress is not status.progress
     return (efficiency(status, progress, now) if moved else {}) | {
         "progress": progress,
@@ -59,13 +59,16 @@ def memory_off_plan(status: ExperimentStatus, progress: ExperimentProgress | Non
 
 def last_words(status: ExperimentStatus, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """Return the updates that the outcomes of an ended attempt bring."""
-    for outcome in outcomes:
+    said = list(outcomes)
+    updates: dict[str, Any] = {"progress": _reached(status, max((o.step for o in said), default=0))}
+    for outcome in said:
         if outcome.checkpoint or outcome.quarantined or outcome.best:
             checkpoints = _checkpoints(
                 status, outcome.checkpoint, outcome.best_checkpoint, quarantined=outcome.quarantined
             )
-            return {"checkpoints": checkpoints, "best": _best(outcome.best) or status.best}
-    return {}
+            updates |= {"checkpoints": checkpoints, "best": _best(outcome.best) or status.best}
+            break
+    return updates
 
 
 def merged(known: list[MetricStatus], latest: list[MetricStatus]) -> list[MetricStatus]:
@@ -124,13 +127,23 @@ def _evaluated(told: Progress) -> list[MetricStatus]:
     ]
 
 
-def _progress(
-    known: ExperimentProgress | None, told: Progress, now: datetime
-) -> ExperimentProgress:
+def _reached(status: ExperimentStatus, step: int) -> ExperimentProgress | None:
+    """Return the progress with a step that only last words or a checkpoint tell of."""
+    known, plan = status.progress or ExperimentProgress(), status.plan
+    total = plan.total_steps if plan else known.total_steps
+    step = min(step, total)
+    if step <= known.step:
+        return status.progress
+    done = {"step": step, "total_steps": total, "percentage": 100 * step // total}
+    return known.model_copy(update=done)
+
+
+def _progress(status: ExperimentStatus, told: Progress, now: datetime) -> ExperimentProgress:
     """Keep the time of an unchanged answer: a status that differs by a clock is never written.
 
-    An attempt that starts again shows what it had reached until it takes steps.
+    An attempt that starts again shows what was reached until it takes steps.
     """
+    known, latest = status.progress, status.checkpoints.latest
     remaining = None if told.eta_seconds is None else round(told.eta_seconds)
     fresh = ExperimentProgress(
         percentage=told.percentage,
@@ -149,8 +162,9 @@ def _progress(
         eta=None if remaining is None else duration(remaining),
         stage=told.phase,
     )
-    if told.first_step is None and known and known.first_step is not None:
-        fresh = known.model_copy(update={"stage": told.phase, "update_time": None})
+    reached = _reached(status, latest.step if latest else 0) if told.first_step is None else None
+    if reached and (reached.first_step is not None or reached.step > told.step):
+        fresh = reached.model_copy(update={"stage": told.phase, "update_time": None})
     if known and known.model_copy(update={"update_time": None}) == fresh:
         return known
     return fresh.model_copy(update={"update_time": now.replace(microsecond=0)})
