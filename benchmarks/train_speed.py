@@ -90,7 +90,8 @@ def check_learning(name: str, ours: Contender, theirs: Contender, *, exact: bool
     """Raise unless both learned; peers with the same steps must have had the same losses."""
     curves = [one.ending["losses"] for one in (ours, theirs)]
     for curve in curves:
-        assert curve[-1] < curve[0] - 0.1, f"{name}: nothing was learned: {curve}"
+        later = np.mean(curve[len(curve) // 2 :])  # one epoch alone is too noisy where rows are few
+        assert later < curve[0] - 0.1, f"{name}: nothing was learned: {curve}"
     apart = np.abs(np.subtract(*curves)).max()
     assert apart < (1e-3 if exact else 1.0), f"{name}: losses differ by {apart}: {curves}"
 
