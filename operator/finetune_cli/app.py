@@ -78,7 +78,7 @@ def validate_command(paths: tuple[Path, ...]) -> None:
 )  # fmt: skip
 @click.option(
     "--work-dir", type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Objects and claims of finetune run; absent = the objects kubectl sees.",
+    help="Objects and claims of finetune run; absent = the objects of the cluster.",
 )  # fmt: skip
 @click.option(
     "--mounts", type=click.Path(path_type=Path, file_okay=False, exists=True),

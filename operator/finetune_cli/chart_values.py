@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from finetune_api.storage import Location
 from finetune_cli.admission_values import Admission
 from finetune_cli.chart_block import ChartBlock
 from finetune_operator.settings import Settings
@@ -121,6 +122,25 @@ class Dashboards(ChartBlock):
     """annotations, for example of the folder."""
 
 
+class Prune(ChartBlock):
+    """A CronJob that looks for what deleted objects left in storage."""
+
+    enabled: bool = False
+    """enabled renders the CronJob, its account and its right to list objects of all namespaces."""
+    schedule: str = Field(default="0 3 * * *", min_length=1)
+    """schedule in the form of cron."""
+    delete: bool = False
+    """delete removes what is found; false only tells of it in the log."""
+    stale_hours: int = Field(default=24, ge=1)
+    """staleHours is the least age of uploads and checkpoints that nobody finished."""
+    storage: Location = Location()
+    """storage to look at; its claim or Secret is in the release's namespace."""
+    service_account_annotations: Texts = Field(default_factory=dict)
+    """serviceAccountAnnotations, for example of a cloud identity that may read the bucket."""
+    resources: dict[str, Any]
+    """resources of its container."""
+
+
 class ChartValues(ChartBlock):
     """Values of the chart finetune-operator."""
 
@@ -172,6 +192,8 @@ class ChartValues(ChartBlock):
     """metrics is how Prometheus finds us."""
     dashboards: Dashboards
     """dashboards for Grafana."""
+    prune: Prune
+    """prune is a CronJob that removes from storage what nobody needs."""
 
 
 def values_schema() -> dict[str, Any]:

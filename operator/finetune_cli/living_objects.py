@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.names import GROUP, PLURALS
 from finetune_api.prune_messages import MarkedFolder
+from finetune_operator.cluster.api_transport import ApiTransport
+from finetune_operator.cluster.kubernetes_cluster import KubernetesCluster
 from finetune_operator.cluster.local_cluster import LocalCluster
+from finetune_operator.cluster.resources import OURS
+from finetune_operator.errors import OperatorError
 
 Manifest = dict[str, Any]
 _SCHEMES = ("pvc://", "s3://")
@@ -50,16 +52,23 @@ def objects_of_work_dir(work_dir: Path) -> list[Manifest]:
 
 
 def objects_of_cluster() -> list[Manifest]:
-    """Return all objects that kubectl sees; raises UnknownObjectsError if it may not see all."""
-    kinds = ",".join(f"{plural}.{GROUP}" for plural in PLURALS.values())
-    command = ["kubectl", "get", kinds, "--all-namespaces", "--output", "json"]
+    """Return the objects of all namespaces; raises UnknownObjectsError if not all may be seen.
+
+    Asked is the cluster of the pod's own account, or of the kubeconfig outside a cluster.
+    """
     try:
-        told = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603
-        items: list[Manifest] = json.loads(told.stdout)["items"]
-    except (OSError, subprocess.CalledProcessError, ValueError, KeyError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        raise UnknownObjectsError(f"kubectl get {kinds}: {said.strip()}") from error
-    return items
+        return asyncio.run(_listed())
+    except OperatorError as error:
+        raise UnknownObjectsError(f"the objects that live cannot be listed: {error}") from error
+
+
+async def _listed() -> list[Manifest]:
+    cluster = KubernetesCluster(await ApiTransport.connect(use_proxies=True))
+    try:
+        pages = [page for kind in OURS.values() async for page in cluster.pages(kind)]
+    finally:
+        await cluster.close()
+    return [item for page in pages for item in page.items]
 
 
 def _uris(part: object) -> Iterator[str]:

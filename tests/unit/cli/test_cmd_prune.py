@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import stat
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from finetune_api.storage import DeletionPolicy
 from finetune_cli.app import cli
 from finetune_cli.commands.cmd_prune import chosen
 from finetune_cli.living_objects import living
+from local_web import Reply, local_web
 
 UID = "0f4fd9e5-1d0f-4a3b-9c54-8f3e5f2ab001"
 FOLDER = MarkedFolder(prefix="p", uri="s3://lake/a/run-1", uid=UID, files=3)
@@ -88,26 +89,42 @@ def test_it_lists_first_and_removes_when_told(ground):
     assert pruned(ground, "--work-dir", str(ground)).output == "nothing to remove\n"
 
 
-def kubectl(ground, answer):
-    """Put a kubectl on the path that answers in the same way each time."""
-    program = ground / "bin" / "kubectl"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\n{answer}\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    return {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+@contextmanager
+def cluster(ground, status, items):
+    """Let an API server answer each list in the same way; yield what makes the command ask it."""
+    told = {"metadata": {"resourceVersion": "1"}, "items": items, "message": "not for you"}
+    reply = Reply(status, json.dumps(told).encode())
+    with local_web(lambda _: reply) as web:
+        config = {
+            "clusters": [{"name": "c", "cluster": {"server": web.url("")}}],
+            "users": [{"name": "c", "user": {"token": "t"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+            "current-context": "c",
+        }
+        (ground / "kubeconfig").write_text(json.dumps(config))
+        yield {"KUBECONFIG": str(ground / "kubeconfig")}
+        assert not any("/namespaces/" in asked.path for asked in web.asked)
 
 
-def test_in_a_cluster_what_kubectl_sees_lives(ground):
-    path = kubectl(ground, f"echo '{json.dumps({'items': [item(UID)]})}'")
-    done = pruned(ground, "--mounts", str(ground), "--delete", **path)
+def test_what_lives_in_any_namespace_of_the_cluster_stays(ground):
+    with cluster(ground, 200, [item(UID)]) as environment:
+        done = pruned(ground, "--mounts", str(ground), "--delete", **environment)
     assert (done.output, len(files(ground))) == ("nothing to remove\n", 2)
 
 
-def test_nothing_is_removed_when_nobody_can_say_what_lives(ground):
-    path = kubectl(ground, "echo forbidden >&2; exit 1")
-    done = pruned(ground, "--mounts", str(ground), "--delete", **path)
+@pytest.mark.parametrize(("status", "said"), [(403, "not for you"), (503, "not for you")])
+def test_nothing_is_removed_when_nobody_can_say_what_lives(ground, status, said):
+    with cluster(ground, status, []) as environment:
+        done = pruned(ground, "--mounts", str(ground), "--delete", **environment)
     assert (done.exit_code, len(files(ground))) == (2, 2)
-    assert "forbidden" in done.stderr
+    assert said in done.stderr
+
+
+def test_nothing_is_removed_without_a_cluster(ground):
+    nowhere = {"KUBECONFIG": str(ground / "absent")}
+    done = pruned(ground, "--mounts", str(ground), "--delete", **nowhere)
+    assert (done.exit_code, len(files(ground))) == (2, 2)
+    assert "no way to reach an API server" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["{}", "- a", "volumeClaim: {}", "a: ["])
