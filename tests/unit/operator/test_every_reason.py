@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -133,9 +134,15 @@ def trainer_modules() -> list[Path]:
     return sorted((ROOT / "trainer_image" / "finetune_trainer").rglob("*.py"))
 
 
-def trainer_reasons() -> Iterator[tuple[str, str, str]]:
+@cache
+def trainer_reasons() -> list[tuple[str, str, str]]:
+    """Return module, reason and the class of error that carries it."""
+    return list(reasons_in(trainer_modules()))
+
+
+def reasons_in(modules: list[Path]) -> Iterator[tuple[str, str, str]]:
     """Yield module, reason and the class of error that carries it."""
-    for path in trainer_modules():
+    for path in modules:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 named = [one.value for one in node.keywords if one.arg == "reason"]
