@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORK_DIR ?= .finetune
 CLUSTER := cd tests/cluster && $(PYTHON) -m harness
-export PYTHONDONTWRITEBYTECODE := 1
+# Kept bytecode: tests start many processes, and compiling torch and ours anew takes seconds each.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo run-demo test test-kills verify generate lock images cluster-up cluster-down cluster-demo test-cluster test-faults test-pod-faults bench-train bench-operator ci clean
 
