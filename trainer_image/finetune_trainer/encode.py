@@ -63,7 +63,8 @@ class Encoder:
         supervision: Supervision = ANSWERS,
         with_turns: bool = False,
     ) -> None:
-        self.tokenizer, self.template, self.with_turns = tokenizer, template, with_turns
+        self.tokenizer, self.template = tokenizer, template
+        self.supervision, self.with_turns = supervision, with_turns
         special = tokenizer.special.all | {tokenizer.special.end}
         self._renderer = Renderer(template, special, supervision, with_turns=with_turns)
         self._known: dict[str, list[int]] = {}

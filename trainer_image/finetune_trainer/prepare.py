@@ -29,7 +29,7 @@ from finetune_trainer.new_tokens import FILE as NEW_TOKENS
 from finetune_trainer.new_tokens import new_tokens_file
 from finetune_trainer.preparation_warnings import preparation_warnings
 from finetune_trainer.prepared_files import FORMAT, write_accounts, write_cache
-from finetune_trainer.prepared_splits import Prepared, prepared_splits
+from finetune_trainer.prepared_splits import Prepared, prepared_splits, split_sources
 from finetune_trainer.prompts import sample_prompts, stop_ids
 from finetune_trainer.resolved_memory import padding_notice
 from finetune_trainer.resolved_plan import PreparedFacts, resolved_plan
@@ -38,6 +38,7 @@ from finetune_trainer.run_records import run_records
 from finetune_trainer.run_tokenizer import RunTokenizer, run_tokenizer
 from finetune_trainer.sample_choices import sample_choices
 from finetune_trainer.sample_limits import Account
+from finetune_trainer.shared_encodings import SharedEncodings
 from finetune_trainer.snapshot import Snapshot
 from finetune_trainer.split import SPLITS, TEST, TRAIN, VALIDATION
 from finetune_trainer.start_weights import refuse_unfit_start
@@ -81,17 +82,17 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
         folder = Path(scratch)
         snapshot = of_mode(config.spec, run_records(config, folder / "snapshot"))
         check_text_settings(config.spec, snapshot.record_type)
-        inherited = inherited_tokens(config.start)
-        tokenizer = run_tokenizer(config.spec, base.folder, folder, inherited)
+        tokenizer = run_tokenizer(config.spec, base.folder, folder, inherited_tokens(config.start))
         encoder = run_encoder(config.spec, tokenizer.tokenizer, snapshot)
         check_exchanges(config.spec, snapshot, encoder)
+        shared = SharedEncodings.of(config, encoder)
         report.progress(0.2)
         prepared = prepared_splits(
             config.spec,
-            snapshot,
-            encoder,
+            split_sources(config.spec, snapshot, encoder),
             replace(base.facts, vocabulary=tokenizer.vocabulary(base.facts.vocabulary)),
             folder=folder,
+            shared=shared,
             heard=lambda done: report.progress(0.2 + 0.6 * done),
         )
         for reason, message in preparation_warnings(encoder.template.name, prepared):
@@ -103,7 +104,8 @@ def run(config: PreparationConfig, report: StageReporter) -> PreparationSummary:
         entries += _tokenizer_files(store, tokenizer, encoder.template, base.facts)
         choices = sample_choices(config.spec, snapshot, prepared.samples[TRAIN], tokenizer)
         entries += choices.files(store)
-    digest = _manifest(store, entries, snapshot, prepared)
+        digest = _manifest(store, entries, snapshot, prepared)
+        shared.keep()  # behind what the run itself needs, which has the first right to the room
     report.artifact("prepared", store.uri, digest, sum(entry.bytes for entry in entries))
     plan = _plan(config, base, encoder, replace(prepared, choices=choices), digest)
     if padding := padding_notice(config.spec, base.facts.shape, plan):

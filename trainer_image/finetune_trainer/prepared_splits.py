@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from finetune_trainer.prepared_samples import SplitSource, automatic_limit, spoo
 from finetune_trainer.record import TEXT
 from finetune_trainer.sample_choices import SampleChoices
 from finetune_trainer.sample_limits import Account, SampleLimits
+from finetune_trainer.shared_encodings import SharedEncodings
 from finetune_trainer.snapshot import Rows, Snapshot
 from finetune_trainer.split import SPLITS
 from finetune_trainer.token_spool import SpooledSamples, TokenSpool
@@ -35,21 +36,9 @@ class Prepared:
     choices: SampleChoices = field(default_factory=SampleChoices)
 
 
-def prepared_splits(
-    spec: ExperimentSpec,
-    snapshot: Snapshot,
-    encoder: Encoder,
-    facts: ModelFacts,
-    *,
-    folder: Path,
-    heard: Callable[[float], None],
-) -> Prepared:
-    """Encode all splits, resolve the length limit and make every sample fit it.
-
-    `facts` count the rows of the grown model; `folder` on the scratch disk takes what is encoded;
-    `heard` hears the share 0…1 of the records.
-    """
-    sources = [
+def split_sources(spec: ExperimentSpec, snapshot: Snapshot, encoder: Encoder) -> list[SplitSource]:
+    """Return the records of every split, and how they become samples."""
+    return [
         SplitSource(
             split,
             snapshot.splits.get(split, Rows([], [], [], [])),
@@ -59,7 +48,23 @@ def prepared_splits(
         )
         for split in SPLITS
     ]
-    spools = _encoded(sources, folder, heard)
+
+
+def prepared_splits(
+    spec: ExperimentSpec,
+    sources: Sequence[SplitSource],
+    facts: ModelFacts,
+    *,
+    folder: Path,
+    shared: SharedEncodings,
+    heard: Callable[[float], None],
+) -> Prepared:
+    """Encode all splits, resolve the length limit and make every sample fit it.
+
+    `facts` count the rows of the grown model; `folder` on the scratch disk takes what is encoded;
+    `shared` may hold it already; `heard` hears the share 0…1 of the records.
+    """
+    spools = _encoded(sources, folder, shared, heard)
     _check_vocabulary(spools, facts.vocabulary)
     main = main_split(spec)
     limits = _limits(spec, np.sort(spools[main].table()["length"]).tolist(), facts)
@@ -83,15 +88,23 @@ def _limits(spec: ExperimentSpec, lengths: list[int], facts: ModelFacts) -> Samp
 
 
 def _encoded(
-    sources: list[SplitSource], folder: Path, heard: Callable[[float], None]
+    sources: Sequence[SplitSource],
+    folder: Path,
+    shared: SharedEncodings,
+    heard: Callable[[float], None],
 ) -> dict[str, TokenSpool]:
     total = sum(len(one.rows) for one in sources) or 1
     spools, done = {}, 0
-    for source in sources:
+
+    def own(source: SplitSource, before: int) -> Iterator[TokenSpool]:
         for number, spool in spooled_samples(source, folder / source.split):
-            spools[source.split] = spool
-            heard((done + number) / total)
+            heard((before + number) / total)
+            yield spool
+
+    for source in sources:
+        spools[source.split] = shared.spool(source, folder / source.split, own(source, done))
         done += len(source.rows)
+        heard(done / total)
     return spools
 
 

@@ -13,16 +13,21 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from finetune_api.names import PLURALS
+from finetune_api.names import EXPERIMENT, PLURALS
 from finetune_api.prune_messages import Leftover, MarkedFolder, PruneAnswer, PruneRequest
 from finetune_trainer.deletion_note import FOLDER, note_that_marks
+from finetune_trainer.encoding_places import target
 from finetune_trainer.errors import ConfigurationError, TrainerError
 from finetune_trainer.storage_ages import abort, ages, open_uploads
 from finetune_trainer.store import MANIFEST, Store, open_store
 
 _UID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _OBJECT = re.compile(rf"((?:{'|'.join(PLURALS.values())})/[^/]+/[^/]+-{_UID})/(.+)")
-_CHECKPOINT = re.compile(r"checkpoints/attempt-\d+\.\d+/step-\d+/")
+_WHOLE = re.compile(
+    r"(checkpoints/attempt-\d+\.\d+/step-\d+|(prepared|encoded)-\d+-\d+(-[a-z]+)?(\.\d+)?)/"
+)
+"""Folders that exist by their manifest alone."""
+_POINTER = re.compile(rf"({PLURALS[EXPERIMENT]}/[^/]+)/(encodings/.+)")
 
 
 def found(request: PruneRequest) -> PruneAnswer:
@@ -31,7 +36,8 @@ def found(request: PruneRequest) -> PruneAnswer:
     folders, leftovers = [], []
     for plural in PLURALS.values():
         written: defaultdict[str, dict[str, float]] = defaultdict(dict)
-        for name, seconds in ages(request.location, plural).items():
+        aged = ages(request.location, plural)
+        for name, seconds in aged.items():
             if (match := _OBJECT.fullmatch(name)) is not None:
                 written[match[1]][match[2]] = seconds
         for prefix, names in sorted(written.items()):
@@ -39,6 +45,7 @@ def found(request: PruneRequest) -> PruneAnswer:
                 uri = store.child(prefix).uri
                 folders.append(MarkedFolder(prefix=prefix, uri=uri, uid=note.uid, files=len(names)))
             leftovers += [Leftover(name=f"{prefix}/{step}") for step in _half_written(names, stale)]
+        leftovers += [Leftover(name=name) for name in _pointers_to_nothing(aged, stale)]
         leftovers += [
             Leftover(name=upload.name, upload=upload.identity)
             for upload in open_uploads(request.location, plural)
@@ -60,8 +67,10 @@ def removed(request: PruneRequest) -> PruneAnswer:
         for upload in open_uploads(request.location, plural)
     }
     for one in leftovers:
-        if not one.upload:
+        if one.name.endswith("/"):
             _clear(store.child(one.name.rstrip("/")))
+        elif not one.upload:
+            store.delete(one.name)
         elif (upload := uploads.get((one.name, one.upload))) is not None:
             abort(request.location, upload)
     return PruneAnswer(folders=folders, leftovers=leftovers)
@@ -80,14 +89,24 @@ def prune() -> int:
 
 
 def _half_written(names: dict[str, float], stale: float) -> Iterator[str]:
-    """Yield folders of checkpoints without a manifest to which nothing was added for long."""
-    steps: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    """Yield folders that never got a manifest and to which nothing was added for long."""
+    folders: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for name, seconds in names.items():
-        if (match := _CHECKPOINT.match(name)) is not None:
-            steps[match[0]][name[match.end() :]] = seconds
-    for step, files in sorted(steps.items()):
+        if (match := _WHOLE.match(name)) is not None:
+            folders[match[0]][name[match.end() :]] = seconds
+    for folder, files in sorted(folders.items()):
         if MANIFEST not in files and min(files.values()) > stale:
-            yield step
+            yield folder
+
+
+def _pointers_to_nothing(names: dict[str, float], stale: float) -> Iterator[str]:
+    """Yield pointers to encodings that went with their experiment."""
+    for name, seconds in sorted(names.items()):
+        if (match := _POINTER.fullmatch(name)) is None or seconds <= stale:
+            continue
+        folder = target(match[2])
+        if folder is not None and f"{match[1]}/{folder}/{MANIFEST}" not in names:
+            yield name
 
 
 def _clear(folder: Store) -> None:

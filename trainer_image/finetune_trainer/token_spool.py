@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +44,35 @@ class Entry:
 class TokenSpool:
     """Appends samples to two files; each ends where the next one starts."""
 
+    FILES: ClassVar = ("tokens-0", "flags-0", "turns-0", "samples-0")
+    """Names of all that makes up spool 0."""
+
     def __init__(self, folder: Path, number: int) -> None:
         self._number, self._end = number, 0
         self._paths = (folder / f"tokens-{number}", folder / f"flags-{number}")
         self._tables: list[Table] = []
         self._turns = array("q")
+
+    @classmethod
+    def of_files(cls, folder: Path) -> TokenSpool:
+        """Return spool 0 from the files that `files` gave; nothing may be added any more.
+
+        Raises ValueError where they cannot belong together.
+        """
+        spool = cls(folder, 0)
+        table = np.fromfile(folder / "samples-0", FACTS)
+        spool._tables.append(table)
+        spool._turns.frombytes((folder / "turns-0").read_bytes())
+        length, turns = int(table["length"].sum()), int(table["turns"].sum())
+        if (len(spool.tokens), len(spool.flags), len(spool.turns)) != (length, length, turns):
+            raise ValueError(f"{folder.name}: tokens, flags and turns are not those of its samples")
+        return spool
+
+    def files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Yield names and contents of what makes up spool 0; nothing may be added any more."""
+        arrays: tuple[NDArray[Any], ...] = (self.tokens, self.flags, self.turns, self.table())
+        for name, values in zip(self.FILES, arrays, strict=True):
+            yield name, _chunks(values)
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Write samples behind those that are there."""
@@ -143,6 +167,11 @@ class SpooledSamples:
             low, high = int(table["start"][first]), int(ends[behind - 1])
             for start in range(low, high, CHUNK_TOKENS):
                 yield int(table["spool"][first]), start, min(start + CHUNK_TOKENS, high)
+
+
+def _chunks(values: NDArray[Any]) -> Iterator[bytes]:
+    for start in range(0, len(values), CHUNK_TOKENS):
+        yield values[start : start + CHUNK_TOKENS].tobytes()
 
 
 def _mapped(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
