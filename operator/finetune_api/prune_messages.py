@@ -31,9 +31,10 @@ class MarkedFolder(ConfigModel):
 
 
 class Leftover(ConfigModel):
-    """What a killed writer left: files of a checkpoint without manifest, or an open upload."""
+    """What a killed writer left, or a pointer to encodings that are gone."""
 
     name: str
+    """name is a file, an open upload, or, with a slash at its end, a folder without manifest."""
     upload: str = ""
     """upload is the identity of an open multipart upload."""
 

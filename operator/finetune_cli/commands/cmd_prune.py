@@ -16,7 +16,7 @@ import click
 from pydantic import ValidationError
 
 from finetune_api import names
-from finetune_api.prune_messages import PruneAnswer, PruneRequest
+from finetune_api.prune_messages import Leftover, PruneAnswer, PruneRequest
 from finetune_api.storage import Location
 from finetune_cli.living_objects import (
     Living,
@@ -114,8 +114,11 @@ def _asked(request: PruneRequest, options: PruneOptions) -> PruneAnswer:
 
 def _lines(answer: PruneAnswer, what: str) -> list[str]:
     lines = [f"{one.uri}: {one.files} files {what}" for one in answer.folders]
-    lines += [
-        f"{one.name}: {'open upload' if one.upload else 'half-written checkpoint'} {what}"
-        for one in answer.leftovers
-    ]
+    lines += [f"{one.name}: {_kind(one)} {what}" for one in answer.leftovers]
     return lines or ["nothing to remove"]
+
+
+def _kind(one: Leftover) -> str:
+    if one.upload:
+        return "open upload"
+    return "half-written folder" if one.name.endswith("/") else "pointer to nothing"
