@@ -7,7 +7,7 @@ does not fit its model is treated as absent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
 from finetune_api.names import (
@@ -38,6 +38,7 @@ _METADATA = (
     "ownerReferences",
     "creationTimestamp",
     "deletionTimestamp",
+    "deletionGracePeriodSeconds",
 )
 _COMPLETE = {JOB_SET: "Completed"}
 """The condition of a good end where it is not that of a Job."""
@@ -92,6 +93,7 @@ def pod_facts(manifest: Manifest, *, gone: bool = False) -> PodFacts:
         ready=_is_true(conditions, "Ready"),
         deleting=deletion is not None,
         deleting_since=_time(deletion),
+        deletion_asked=_deletion_asked(metadata),
         gone=gone,
         disrupted=_is_true(conditions, "DisruptionTarget"),
         out_of_memory=terminated.get("reason") == "OOMKilled",
@@ -122,7 +124,8 @@ def job_facts(
     conditions = _conditions(manifest.get("status") or {})
     if inner:
         conditions |= _conditions(inner.get("status") or {})
-    failure = conditions.get("Failed") or conditions.get("FailureTarget") or {}
+    judged = conditions.get("FailureTarget") or {}
+    failure = conditions.get("Failed") or judged
     return JobFacts(
         ref=child_ref(manifest),
         attempt=_number(labels.get(ATTEMPT_LABEL)),
@@ -133,6 +136,7 @@ def job_facts(
         complete=_is_true(conditions, _COMPLETE.get(manifest.get("kind", ""), "Complete")),
         failed=_is_true(conditions, "Failed") or _is_true(conditions, "FailureTarget"),
         failure_message=str(failure.get("message", "")),
+        failed_since=_time(judged.get("lastTransitionTime")),
         suspended=bool((manifest.get("spec") or {}).get("suspend")),
         deleting=metadata.get("deletionTimestamp") is not None,
         gone=gone,
@@ -201,7 +205,10 @@ def _meta(manifest: Manifest) -> Manifest:
 
 
 def _condition(item: Manifest) -> Manifest:
-    kept = {name: item[name] for name in ("type", "status", "reason") if name in item}
+    names = ("type", "status", "reason")
+    if item.get("type") == "FailureTarget":
+        names += ("lastTransitionTime",)
+    kept = {name: item[name] for name in names if name in item}
     return kept | {"message": str(item.get("message") or "")[:_MESSAGE]}
 
 
@@ -272,6 +279,12 @@ def _phase(status: Manifest) -> Phase:
 
 def _number(text: object) -> int:
     return int(text) if isinstance(text, str) and text.isdigit() else 0
+
+
+def _deletion_asked(metadata: Manifest) -> datetime | None:
+    """Return when the deletion was asked for: its timestamp is when the time to stop is over."""
+    over = _time(metadata.get("deletionTimestamp"))
+    return over and over - timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
 
 
 def _time(text: object) -> datetime | None:

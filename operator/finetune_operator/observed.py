@@ -55,6 +55,8 @@ class PodFacts:
     ready: bool = False
     deleting: bool = False
     deleting_since: datetime | None = None
+    """deleting_since is when its time to stop ends or ended."""
+    deletion_asked: datetime | None = None
     gone: bool = False
     disrupted: bool = False
     out_of_memory: bool = False
@@ -84,6 +86,7 @@ class JobFacts:
     complete: bool = False
     failed: bool = False
     failure_message: str = ""
+    failed_since: datetime | None = None
     suspended: bool = False
     """suspended by its queue: it has no quota yet, or no longer."""
     deleting: bool = False

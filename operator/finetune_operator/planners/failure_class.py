@@ -116,6 +116,15 @@ def _a_hang_was_seen(job: JobFacts) -> End | None:
     return None if pod is None else _end(FailureClass.PEER_LOST, pod)
 
 
+def _a_peer_was_lost_before_a_pod_was_stopped(job: JobFacts) -> End | None:
+    """The Job controller judges first, then deletes the others: that stop is a consequence."""
+    stopped = [pod for pod in job.pods if _was_stopped(pod)]
+    own = _first(job.pods, lambda pod: _lost_a_peer(pod) and pod not in stopped)
+    if own is None or not all(_stopped_by_its_job(pod, job) for pod in stopped):
+        return None
+    return _end(FailureClass.PEER_LOST, own)
+
+
 def _a_pod_was_stopped(job: JobFacts) -> End | None:
     """A pod deleted by somebody, or ended by a SIGTERM that nobody asked for."""
     pod = _first(job.pods, _was_stopped)
@@ -127,7 +136,7 @@ def _a_pod_was_stopped(job: JobFacts) -> End | None:
 
 
 def _a_peer_was_lost(job: JobFacts) -> End | None:
-    pod = _first(job.pods, lambda pod: failure_of(pod) is FailureClass.PEER_LOST)
+    pod = _first(job.pods, _lost_a_peer)
     return None if pod is None else _end(FailureClass.PEER_LOST, pod)
 
 
@@ -153,6 +162,7 @@ _EVIDENCE: tuple[Callable[[JobFacts], End | None], ...] = (
     _a_rank_died_by_itself,
     _only_the_job_speaks,
     _a_hang_was_seen,
+    _a_peer_was_lost_before_a_pod_was_stopped,
     _a_pod_was_stopped,
     _a_peer_was_lost,
 )
@@ -181,6 +191,15 @@ def _died(pod: PodFacts) -> bool:
 
 def _saw_a_hang(pod: PodFacts) -> bool:
     return pod.outcome is not None and pod.outcome.reason == "Hang"
+
+
+def _lost_a_peer(pod: PodFacts) -> bool:
+    return failure_of(pod) is FailureClass.PEER_LOST
+
+
+def _stopped_by_its_job(pod: PodFacts, job: JobFacts) -> bool:
+    asked, judged = pod.deletion_asked, job.failed_since
+    return asked is not None and judged is not None and asked >= judged
 
 
 def _was_stopped(pod: PodFacts) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -125,6 +126,16 @@ def test_a_deletion_time_is_read() -> None:
     going["metadata"]["deletionTimestamp"] = "2026-05-04T12:00:00Z"
     facts = pod_facts(project(going))
     assert (facts.deleting, facts.deleting_since) == (True, NOW)
+    assert facts.deletion_asked == NOW
+    going["metadata"]["deletionGracePeriodSeconds"] = 30
+    assert pod_facts(project(going)).deletion_asked == NOW - timedelta(seconds=30)
+
+
+def test_a_job_tells_when_it_was_judged_not_when_its_last_pod_ended() -> None:
+    judged = {"type": "FailureTarget", "lastTransitionTime": "2026-05-04T12:00:00Z", **TRUE}
+    ended = {"type": "Failed", "lastTransitionTime": "2026-05-04T12:00:30Z", **TRUE}
+    assert job_facts(project(a_job([judged, ended]))).failed_since == NOW
+    assert job_facts(project(a_job([ended]))).failed_since is None
 
 
 @pytest.mark.parametrize(

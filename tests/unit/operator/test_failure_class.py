@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from builders import EXPERIMENT, ended_pod, job, outcome, pod
+from builders import EXPERIMENT, NOW, ended_pod, job, outcome, pod
 from finetune_api.conditions import FAILURE_REASONS
 from finetune_api.run_outcome import FailureClass
 from finetune_api.run_policy import Retries, RunPolicy, TrainingRunPolicy
@@ -105,6 +107,41 @@ def test_a_pod_killed_at_its_memory_limit_names_the_limit() -> None:
 )  # fmt: skip
 def test_without_a_cause_the_consequence_counts(pods: tuple[PodFacts, ...], failure: str) -> None:
     assert end_of(job(EXPERIMENT, 1, *pods, failed=True)).failure == failure
+
+
+def _taken(seconds: float | None, **marks: Any) -> PodFacts:
+    """Return a rank whose deletion was asked for so long after its Job had failed."""
+    asked = None if seconds is None else NOW + timedelta(seconds=seconds)
+    return pod(1, deleting=True, gone=True, deletion_asked=asked, **marks)
+
+
+@pytest.mark.parametrize(
+    ("lost", "stopped", "failure"),
+    [
+        pytest.param(LOST_ITS_PEER, _taken(0), "PeerLost", id="by the Job controller"),
+        pytest.param(LOST_ITS_PEER, _taken(3), "PeerLost", id="by the Job controller, later"),
+        pytest.param(LOST_ITS_PEER, _taken(-1), "Disruption", id="by somebody, before"),
+        pytest.param(LOST_ITS_PEER, _taken(None), "Disruption", id="nobody knows when"),
+        pytest.param(
+            LOST_ITS_PEER, _taken(0, disrupted=True), "Disruption", id="by who says that he did"
+        ),
+        pytest.param(
+            LOST_ITS_PEER, replace(_taken(0), phase="Failed", exit_code=75), "PeerLost",
+            id="it has saved meanwhile",
+        ),
+        pytest.param(
+            replace(LOST_ITS_PEER, deleting=True, deletion_asked=NOW), _taken(0), "Disruption",
+            id="both, and no pod ended by itself",
+        ),
+    ],
+)  # fmt: skip
+def test_who_stopped_a_rank_is_known_by_when(
+    lost: PodFacts, stopped: PodFacts, failure: str
+) -> None:
+    ended = job(EXPERIMENT, 1, lost, stopped, failed=True, failed_since=NOW)
+    assert end_of(ended).failure == failure
+    unknown = end_of(replace(ended, failed_since=None)).failure
+    assert unknown is FailureClass.DISRUPTION
 
 
 @pytest.mark.parametrize(
