@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from finetune_api.experiment_status import CheckpointStatus, ExperimentStatus
 from finetune_api.run_outcome import FailureClass
-from finetune_operator.observed import ChildRef, Event, Plan
+from finetune_operator.observed import ChildRef, Event, JobFacts, Plan
 from finetune_operator.planners.answer import Answer, planned
 from finetune_operator.planners.attempt_end import completed, failed, last_word, resting, spent_up
 from finetune_operator.planners.attempt_stops import (
@@ -189,9 +189,16 @@ DECIDERS: tuple[Callable[[Life], Answer | None], ...] = (
 
 def _has_ended(life: Life) -> bool:
     """The Job controller judges its pods; a Job that was seen and is no more has ended as well."""
-    if life.job is None:
+    job = life.job
+    if job is None:
         return life.recorded.seen
-    return not lives(life.job)
+    return not lives(job) or _is_lost(life, job)
+
+
+def _is_lost(life: Life, job: JobFacts) -> bool:
+    """The Job controller waits for pods on a node that is lost; we do so only for a time."""
+    waited_for = life.remaining()
+    return job.may_run and not (job.suspended or any(pod in waited_for for pod in job.pods))
 
 
 def _soonest(*seconds: float | None) -> float | None:
