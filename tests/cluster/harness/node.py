@@ -15,7 +15,7 @@ from harness.locations import (
     STATE,
 )
 from harness.pause_image import load_pause_image
-from harness.processes import start, stop, wait_until
+from harness.processes import pid_of, start, stop, wait_until
 
 KUBELET_ROOT = STATE / "kubelet"
 PROCESSES = ("kube-proxy", "kubelet")
@@ -53,8 +53,17 @@ def stop_kubelet() -> None:
 
 
 def wait_for_node(timeout: float = 240) -> None:
-    """Wait until the node is Ready; after a crash the kubelet first clears what is left of pods."""
-    wait_until("the node to be Ready", node_is_ready, timeout)
+    """Wait until the node is Ready; after a crash the kubelet first clears what is left of pods.
+
+    A kubelet that found containerd's port before its answers has ended: it is started again.
+    """
+
+    def ready() -> bool:
+        if pid_of("kubelet") is None:
+            start_kubelet()
+        return node_is_ready()
+
+    wait_until("the node to be Ready", ready, timeout, interval=0.5)
 
 
 def node_is_ready() -> bool:
