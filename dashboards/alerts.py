@@ -12,6 +12,7 @@ from finetune_operator import metrics
 
 RUNBOOK = "docs/runbook.md"
 RUN = "(namespace, experiment)"
+USED = '{use=~"useful|evaluation"}'
 TRAINS = f'{name(metrics.EXPERIMENT_STATUS)}{{status=~"Training|Evaluating"}} == 1'
 
 
@@ -45,6 +46,11 @@ def _of_run(metric: Any, how: str = "max") -> str:
 
 def _grown(metric: str, window: str) -> str:
     return f"sum by {RUN} (increase({metric}[{window}]))"
+
+
+def _spent(matchers: str) -> str:
+    """Return how much the GPU time of the chosen uses has changed: it also becomes less."""
+    return f"sum by {RUN} (delta({name(metrics.EXPERIMENT_GPU_SECONDS)}{matchers}[15m]))"
 
 
 WHO = "{{ $labels.namespace }}/{{ $labels.experiment }}"
@@ -97,9 +103,9 @@ OF_RUNS = (
     ),
     Alert(
         "FinetuneGpuHeldIdle",
-        f"min_over_time({name(metrics.EXPERIMENT_GPUS)}[15m]) > 0 and on {RUN} "
-        f"delta({name(metrics.EXPERIMENT_TRAINED_SECONDS)}[15m]) < 90",
-        "15m", "warning", f"{WHO} holds GPUs and hardly takes a step.",
+        f"{_spent(USED)} < 0.1 * {_spent('')} and on {RUN} "
+        f"{name(metrics.EXPERIMENT_GPUS)} > 0",
+        "15m", "warning", f"{WHO} holds GPUs and hardly uses them.",
     ),
     Alert(
         "FinetuneVolumeFull",

@@ -62,6 +62,22 @@ WORK = (
           f"max by (namespace, experiment) ({of(metrics.EXPERIMENT_PROGRESS_RATIO)})"),),
     ),
 )  # fmt: skip
+COST = (
+    Panel(
+        "GPU time by use", "GPU time of the runs shown, by what it was for: steps that count, "
+        "steps lost, starts, evaluations, and the rest (checkpoints, waits).", "s",
+        (("{{use}}", f"sum by (use) ({of(metrics.EXPERIMENT_GPU_SECONDS)})"),),
+    ),
+    Panel(
+        "GPU time by namespace", "GPU time of the runs shown, by namespace.", "s",
+        (("{{namespace}}", f"sum by (namespace) ({of(metrics.EXPERIMENT_GPU_SECONDS)})"),),
+    ),
+    Panel(
+        "Forecast of GPU time", "What each whole run will take at its present speed.", "s",
+        (("{{namespace}}/{{experiment}}",
+          f"max by (namespace, experiment) ({of(metrics.EXPERIMENT_FORECAST)})"),),
+    ),
+)  # fmt: skip
 LEARNING = (
     Panel(
         "Training loss", "Last training loss of each active run, in nats per supervised token.",
@@ -177,7 +193,7 @@ SERVER = (
         (("{{outcome}}", rate(metrics.PROGRESS_PULLS, "outcome")),), width=12,
     ),
 )  # fmt: skip
-FLEET: Rows = (("Work", WORK), ("Learning", LEARNING), ("Trouble", TROUBLE))
+FLEET: Rows = (("Work", WORK), ("Cost", COST), ("Learning", LEARNING), ("Trouble", TROUBLE))
 OPERATOR: Rows = (("Queue", QUEUE), ("API server and watches", SERVER))
 
 

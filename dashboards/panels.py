@@ -134,11 +134,24 @@ SAFETY = (
         "means a hang.", "s", (("age", q.HEARTBEAT_AGE),), width=12,
     ),
 )  # fmt: skip
+COST = (
+    Panel(
+        "GPU time by use", "What the GPUs were held for: steps that count, steps lost, starts, "
+        "evaluations, and the rest (checkpoints, waits).", "s",
+        (("{{use}}", q.GPU_TIME),), width=12,
+    ),
+    Panel(
+        "Forecast of GPU time", "What the whole run will take at its present speed, and what it "
+        "has taken.", "s",
+        (("whole run", q.FORECAST), ("so far", f"sum({q.GPU_TIME})")), width=12,
+    ),
+)  # fmt: skip
 ROWS = (
     ("State", STATE),
     ("Learning", LEARNING),
     ("Speed and memory", SPEED),
     ("Checkpoints and restarts", SAFETY),
+    ("Cost", COST),
 )
 
 

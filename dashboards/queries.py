@@ -50,6 +50,8 @@ KNOWN_CHECKPOINT = f"max({series(metrics.EXPERIMENT_CHECKPOINT_STEP)})"
 EFFECTIVE_TIME = f"max({series(metrics.EXPERIMENT_EFFECTIVE_TIME)})"
 LOST_STEPS = f"sum({series(metrics.EXPERIMENT_LOST_STEPS)})"
 RECOVERY = f"max({series(metrics.EXPERIMENT_RECOVERY_SECONDS)})"
+GPU_TIME = f"max by (use) ({series(metrics.EXPERIMENT_GPU_SECONDS)})"
+FORECAST = f"max({series(metrics.EXPERIMENT_FORECAST)})"
 LAST_EVALUATION = f"max by (metric) ({series(metrics.EXPERIMENT_EVALUATION)})"
 
 LOSS = f"max by (attempt) ({series('finetune_train_loss')})"

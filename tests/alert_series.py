@@ -25,7 +25,13 @@ USEFUL = f"finetune_experiment_effective_time_ratio{{{RUN}}}"
 WAITED, STEPS = (f"finetune_train_{n}_seconds_sum{{{RUN}}}" for n in ("data_wait", "step"))
 SKIPPED = f"finetune_train_skipped_updates_total{{{RUN}}}"
 GPUS = {f"finetune_experiment_gpus{{{RUN}}}": "8x600"}
-TRAINED = f"finetune_experiment_trained_seconds{{{RUN}}}"
+SPENT = {
+    use: f'finetune_experiment_gpu_seconds{{{RUN},use="{use}"}}'
+    for use in ("useful", "lost", "startup", "evaluation")
+}
+HELD = {SPENT["startup"]: "0+480x600", SPENT["useful"]: "0x600"}
+LOSES = {SPENT["useful"]: "1000x30 0+460x300", SPENT["lost"]: "0x30 1000x300"}
+"""A restart takes steps back, and the run goes on at once."""
 CLAIM = 'namespace="ml",persistentvolumeclaim="artifacts"'
 USED = {f'finetune_volume_in_use{{{CLAIM},experiment="chat"}}': "1x600"}
 FREE = f"kubelet_volume_stats_available_bytes{{{CLAIM}}}"
@@ -58,7 +64,7 @@ FIRE: dict[str, Story] = {
         ("FinetuneEffectiveTimeLow", "70m", {USEFUL: "0.7x600"}, LABELS),
         ("FinetuneDataStarved", "40m", {WAITED: "0+20x60", STEPS: "0+60x60"}, LABELS),
         ("FinetuneNotFinite", "10m", {SKIPPED: "0 0 1x30"}, LABELS),
-        ("FinetuneGpuHeldIdle", "40m", GPUS | {TRAINED: "10x600"}, LABELS),
+        ("FinetuneGpuHeldIdle", "40m", GPUS | HELD, LABELS),
         ("FinetuneVolumeFull", "10m", USED | SIZE | {FREE: "10x600"},
          {"namespace": "ml", "persistentvolumeclaim": "artifacts"}),
         ("FinetuneOperatorDown", "10m", {}, {}),
@@ -81,7 +87,7 @@ SILENT: dict[str, Story] = {
         ("FinetuneEffectiveTimeLow", "70m", {USEFUL: "0.7x20 0.9x600"}),
         ("FinetuneDataStarved", "40m", {WAITED: "0+2x60", STEPS: "0+60x60"}),
         ("FinetuneNotFinite", "10m", {SKIPPED: "2x30"}),
-        ("FinetuneGpuHeldIdle", "40m", GPUS | {TRAINED: "0+50x600"}),
+        ("FinetuneGpuHeldIdle", "47m", GPUS | LOSES),
         ("FinetuneVolumeFull", "10m", SIZE | {FREE: "10x600"}),
         ("FinetuneOperatorDown", "10m", {'finetune_operator_info{version="1"}': "1x60"}),
         ("FinetuneOperatorWatchStale", "5m", {WATCH: "100x60"}),

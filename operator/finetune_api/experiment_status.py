@@ -202,6 +202,8 @@ class Efficiency(ApiModel):
     """trainedSeconds of earlier attempts, spent in steps that this attempt goes on from."""
     lost_steps: int = Field(default=0, ge=0)
     """lostSteps were taken and had to be taken again, after restarts and rollbacks."""
+    lost_seconds: float = Field(default=0.0, ge=0)
+    """lostSeconds were spent in them the first time."""
     recovery_seconds: float | None = Field(default=None, ge=0)
     """recoverySeconds is the median time from a fault to the first step beyond it."""
 
@@ -217,6 +219,18 @@ class CostStatus(ApiModel):
     """amount of money, if a price is known."""
     currency: str | None = Field(default=None, max_length=3)
     """currency of the amount."""
+    useful_gpu_seconds: int = 0
+    """usefulGpuSeconds were spent in steps that count."""
+    lost_gpu_seconds: int = 0
+    """lostGpuSeconds were spent in steps that had to be taken again."""
+    startup_gpu_seconds: int = 0
+    """startupGpuSeconds passed before the first step of an attempt: images, model, data, ranks."""
+    evaluation_gpu_seconds: int = 0
+    """evaluationGpuSeconds were spent in evaluations."""
+    forecast_gpu_seconds: int | None = None
+    """forecastGpuSeconds of the whole run: gpuSeconds, and the rest at the present speed."""
+    forecast: float | None = None
+    """forecast is the amount for them, if a price is known."""
 
 
 class PodCounts(ApiModel):

@@ -127,9 +127,13 @@ EXPERIMENT_EFFECTIVE_TIME = Gauge(
     "finetune_experiment_effective_time_ratio", "Seconds in steps that count / seconds on nodes.",
     _OBJECT, registry=REGISTRY,
 )  # fmt: skip
-EXPERIMENT_TRAINED_SECONDS = Gauge(
-    "finetune_experiment_trained_seconds", "Seconds in steps that count; lost steps take theirs "
-    "with them.", _OBJECT, registry=REGISTRY,
+EXPERIMENT_GPU_SECONDS = Gauge(
+    "finetune_experiment_gpu_seconds", "GPU time of the run by use; steps that are lost take "
+    "theirs from useful to lost.", [*_OBJECT, "use"], registry=REGISTRY,
+)  # fmt: skip
+EXPERIMENT_FORECAST = Gauge(
+    "finetune_experiment_forecast_gpu_seconds", "GPU time of the whole run, at its present speed.",
+    _OBJECT, registry=REGISTRY,
 )  # fmt: skip
 EXPERIMENT_RECOVERY_SECONDS = Gauge(
     "finetune_experiment_recovery_seconds", "Typical time from a fault to the first step beyond "
@@ -163,7 +167,8 @@ EXPERIMENT_FAMILIES = (
     EXPERIMENT_LAST_PROGRESS,
     EXPERIMENT_QUEUED,
     EXPERIMENT_EFFECTIVE_TIME,
-    EXPERIMENT_TRAINED_SECONDS,
+    EXPERIMENT_GPU_SECONDS,
+    EXPERIMENT_FORECAST,
     EXPERIMENT_RECOVERY_SECONDS,
     EXPERIMENT_LOST_STEPS,
     EXPERIMENT_GPUS,

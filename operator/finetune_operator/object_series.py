@@ -15,6 +15,8 @@ from finetune_operator import metrics
 from finetune_operator.observed import Key, Manifest
 
 ON_NODES = frozenset({"Starting", "Training", "Evaluating"})
+USES = ("useful", "lost", "startup", "evaluation")
+"""Uses of GPU time that a status names."""
 RETENTION = timedelta(minutes=10)
 """The last values of a run that ended are shown for so long; then its series vanish."""
 
@@ -131,6 +133,7 @@ class ObjectSeries:
         self._time_checkpoints(key, status, now)
         self._tell_efficiency(key, status)
         _show_waiting(names, reason, status)
+        _show_cost(names, status.get("cost") or {})
 
     def _time_checkpoints(self, key: Key, status: Manifest, now: datetime) -> None:
         """Tell when the newest checkpoint came, and how far apart they are in one attempt."""
@@ -150,9 +153,6 @@ class ObjectSeries:
 
     def _tell_efficiency(self, key: Key, status: Manifest) -> None:
         names, found = (key.namespace, key.name), status.get("efficiency") or {}
-        spent = (status.get("progress") or {}).get("stepSeconds") or 0.0
-        trained = found.get("trainedSeconds", 0.0) + spent
-        metrics.EXPERIMENT_TRAINED_SECONDS.labels(*names).set(trained)
         _set(metrics.EXPERIMENT_EFFECTIVE_TIME, names, found.get("trainingRatio"))
         _set(metrics.EXPERIMENT_RECOVERY_SECONDS, names, found.get("recoverySeconds"))
         lost = found.get("lostSteps", 0)
@@ -194,6 +194,15 @@ def _show_waiting(names: tuple[str, str], reason: str, status: Manifest) -> None
         metrics.VOLUME_IN_USE.labels(*names, claim).set(1)
 
 
+def _show_cost(names: tuple[str, str], cost: Manifest) -> None:
+    """Tell what GPU time was for; what has no name of its own is `other`."""
+    uses = {use: cost.get(f"{use}GpuSeconds", 0) for use in USES}
+    uses["other"] = max(0, cost.get("gpuSeconds", 0) - sum(uses.values()))
+    for use, seconds in uses.items():
+        _tell(metrics.EXPERIMENT_GPU_SECONDS, (*names, use), seconds if cost else None)
+    _tell(metrics.EXPERIMENT_FORECAST, names, cost.get("forecastGpuSeconds"))
+
+
 def _count_end(key: Key, status: Manifest) -> None:
     """Count an end."""
     conditions = {c["type"]: c.get("status") for c in status.get("conditions") or ()}
@@ -214,4 +223,12 @@ def _claim(uri: str) -> str:
 
 def _set(gauge: Gauge, labels: tuple[str, str], value: float | None) -> None:
     if value is not None:
+        gauge.labels(*labels).set(value)
+
+
+def _tell(gauge: Gauge, labels: tuple[str, ...], value: float | None) -> None:
+    """Set a series, or let it vanish."""
+    if value is None:
+        gauge.remove(*labels)
+    else:
         gauge.labels(*labels).set(value)

@@ -17,30 +17,34 @@
 # attempts
 - apiGroups: ["batch"]
   resources: ["jobs"]
-  verbs: ["get", "list", "watch", "create", "patch", "delete"]
+  verbs: ["get", "list", "watch", "create", "delete"]
 # evidence: why an attempt waits or ended
 - apiGroups: [""]
   resources: ["pods"]
   verbs: ["list", "watch"]
-# rendezvous of ranks and the configuration of a run
+# rendezvous of ranks
 - apiGroups: [""]
-  resources: ["services", "configmaps"]
+  resources: ["services"]
   verbs: ["get", "create", "patch"]
+# the configuration of a run
+- apiGroups: [""]
+  resources: ["configmaps"]
+  verbs: ["get", "create"]
 # who reaches the pods of an attempt
 - apiGroups: ["networking.k8s.io"]
   resources: ["networkpolicies"]
-  verbs: ["get", "create", "patch"]
+  verbs: ["get", "create"]
 {{- if .Values.settings.jobSets }}
 # attempts with engine JobSet
 - apiGroups: ["jobset.x-k8s.io"]
   resources: ["jobsets"]
-  verbs: ["get", "list", "watch", "create", "patch", "delete"]
+  verbs: ["get", "list", "watch", "create", "delete"]
 {{- end }}
 {{- if .Values.settings.volcano }}
 # attempts with gang Volcano
 - apiGroups: ["scheduling.volcano.sh"]
   resources: ["podgroups"]
-  verbs: ["get", "create", "patch"]
+  verbs: ["get", "create"]
 {{- end }}
 # why a queue lets a Job wait
 - apiGroups: ["kueue.x-k8s.io"]

@@ -111,7 +111,7 @@ def _recorded(life: Life, end: End, updates: dict[str, Any]) -> dict[str, Any]:
         started = status.attempt.started_time or _unseen_start(life.job)
         attempt: AttemptStatus = updates["attempt"]
         updates["attempt"] = attempt.model_copy(update={"started_time": started})
-        updates |= life.work.held(started) | {"start_time": status.start_time or started}
+        updates |= life.work.held(started, updates) | {"start_time": status.start_time or started}
     failure = end.failure.value if end.failure not in _NO_FAILURE else ""
     record = AttemptRecord(
         number=life.recorded.number,

@@ -84,7 +84,7 @@ def what_its_queue_stops_waits_again(life: Life) -> Answer | None:
     updates = {
         "attempt": attempt.model_copy(update=waits),
         "restarts": restarts,
-    } | life.work.held(attempt.started_time)
+    } | life.work.held(attempt.started_time, {})
     return Answer(
         Situation.UNDER_WAY,
         life.work.waiting_reason,

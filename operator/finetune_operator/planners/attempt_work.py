@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -38,7 +39,7 @@ class AttemptWork(Work):
         children = status.children.model_copy(update={"job": None, "config_map": None})
         return {"attempt": attempt, "children": children}
 
-    def held(self, started: datetime | None) -> dict[str, Any]:
+    def held(self, started: datetime | None, _news: Mapping[str, Any]) -> dict[str, Any]:
         """Record the running time."""
         seconds = seconds_since(started, self.observed.now)
         return {"active_seconds": self.observed.object.status.active_seconds + seconds}

@@ -19,20 +19,36 @@ def efficiency(status: ExperimentStatus, told: ExperimentProgress, now: datetime
     if told.first_step is None:
         return {}
     known = status.efficiency or Efficiency()
-    trained, lost = known.trained_seconds, known.lost_steps
+    trained, lost, wasted = known.trained_seconds, known.lost_steps, known.lost_seconds
     if (before := _before(status, told)) is not None:
         lost += max(0, (before.last_step or 0) - told.first_step)
-        trained += _kept_seconds(before, told.first_step)
+        kept = _kept_seconds(before, told.first_step)
+        trained, wasted = trained + kept, wasted + (before.step_seconds or 0.0) - kept
     elif status.progress is not None and status.progress.first_step is not None:
-        lost += max(0, status.progress.step - told.step)  # taken back by a rollback
+        back = max(0, status.progress.step - told.step)  # taken back by a rollback
+        lost, wasted = lost + back, wasted + back * _seconds_per_step(status.progress)
     history = [_recovered(record, status, told.step, now) for record in status.history]
     found = Efficiency(
         training_ratio=_ratio(status, trained + (told.step_seconds or 0.0), now),
         trained_seconds=round(trained, 1),
         lost_steps=lost,
+        lost_seconds=round(wasted, 1),
         recovery_seconds=_typical(history, status),
     )
     return {"efficiency": found, "history": history}
+
+
+def step_seconds(status: ExperimentStatus) -> tuple[float, float]:
+    """Return the seconds in steps that count, as far as is known, and in steps that were lost.
+
+    Which steps of an ended attempt are lost is known once the next one takes steps.
+    """
+    known, progress = status.efficiency or Efficiency(), status.progress
+    present = progress.step_seconds if progress else None
+    if progress is None or progress.first_step is None:
+        before = next((one for one in status.history if _took_steps(one, status)), None)
+        present = before.step_seconds if before else None
+    return known.trained_seconds + (present or 0.0), known.lost_seconds
 
 
 def measured(progress: ExperimentProgress | None, end: End) -> dict[str, Any]:
@@ -87,6 +103,11 @@ def _kept_seconds(record: AttemptRecord, step: int) -> float:
     first, last = record.first_step or 0, record.last_step or 0
     share = (min(step, last) - first) / (last - first) if last > first else 0.0
     return max(0.0, share) * (record.step_seconds or 0.0)
+
+
+def _seconds_per_step(progress: ExperimentProgress) -> float:
+    taken = progress.step - (progress.first_step or 0)
+    return (progress.step_seconds or 0.0) / taken if taken > 0 else 0.0
 
 
 def _recovered(

@@ -70,7 +70,7 @@ class Spending:
     @property
     def amount(self) -> float | None:
         """Return the money, as far as a price is known."""
-        return None if self.price is None else round(self.gpu_seconds / 3600 * self.price, 2)
+        return self._priced(self.gpu_seconds)
 
     def seconds_left(self) -> float | None:
         """Return after how many seconds the GPUs held now will have spent the budget, or None."""
@@ -85,15 +85,24 @@ class Spending:
         most = NOTICE_SHARE * self.limit_seconds
         return (known.gpu_seconds if known else 0) < most <= self.gpu_seconds
 
-    def status(self, ended: int) -> CostStatus:
-        """Return what the status says of it; `ended` GPU-seconds are those of ended attempts."""
+    def status(self, ended: int, *, remaining: int | None = None) -> CostStatus:
+        """Return what the status says of it; `ended` GPU-seconds are those of ended attempts.
+
+        `remaining` GPU-seconds are what the rest of the run will take, if that is known.
+        """
         known = self.price is not None
+        whole = None if remaining is None else self.gpu_seconds + remaining
         return CostStatus(
             gpu_seconds=self.gpu_seconds,
             ended_gpu_seconds=ended,
             amount=self.amount,
             currency=(self.currency or None) if known else None,
+            forecast_gpu_seconds=whole,
+            forecast=None if whole is None else self._priced(whole),
         )
+
+    def _priced(self, gpu_seconds: int) -> float | None:
+        return None if self.price is None else round(gpu_seconds / 3600 * self.price, 2)
 
     @property
     def _is_final(self) -> bool:

@@ -9,7 +9,13 @@ from typing import Any
 
 from finetune_api.conditions import CHECKPOINT_AVAILABLE, DEPENDENCIES_READY, PLANNED
 from finetune_api.experiment_plan import PlanStatus
-from finetune_api.experiment_status import Checkpoints, ExperimentProgress, PodCounts, Result
+from finetune_api.experiment_status import (
+    Checkpoints,
+    CostStatus,
+    ExperimentProgress,
+    PodCounts,
+    Result,
+)
 from finetune_api.names import EXPERIMENT, attempt_job, storage_prefix
 from finetune_api.run_config import TrainingConfig
 from finetune_api.run_outcome import CheckpointRef, FailureClass, Outcome
@@ -25,6 +31,7 @@ from finetune_operator.planners.attempt_work import AttemptWork
 from finetune_operator.planners.elapsed import seconds_since
 from finetune_operator.planners.experiment_of import experiment_of
 from finetune_operator.planners.failure_class import End
+from finetune_operator.planners.gpu_uses import remaining_gpu_seconds, with_uses
 from finetune_operator.planners.recorded_attempt import (
     artifacts,
     refused,
@@ -74,15 +81,15 @@ class TrainingWork(AttemptWork):
         """Return what its GPUs have cost."""
         return spending(experiment_of(self.observed), self.observed.policy, self.observed.now)
 
-    def held(self, started: datetime | None) -> dict[str, Any]:
+    def held(self, started: datetime | None, news: Mapping[str, Any]) -> dict[str, Any]:
         """Record the running time, and the GPU time that it was."""
         status = experiment_of(self.observed).status
         gpus = status.attempt.gpus
         if not gpus:
-            return super().held(started)
+            return super().held(started, news)
         ended = ended_gpu_seconds(status) + gpus * seconds_since(started, self.observed.now)
         spent = replace(self.spending(), gpu_seconds=ended)
-        return super().held(started) | {"cost": spent.status(ended)}
+        return super().held(started, news) | {"cost": self._cost(spent, ended, news)}
 
     def obstacle(self) -> Obstacle | None:
         """Return what the operator refuses."""
@@ -146,11 +153,13 @@ class TrainingWork(AttemptWork):
         service = ENGINES[job.ref.kind].service(self.observed.key.name, job.attempt)
         updates = seen_attempt(self.observed, job, service=service)
         ready = sum(pod.ready for pod in job.pods)
-        if experiment.status.attempt.gpus and experiment.status.attempt.started_time:
-            updates["cost"] = self.spending().status(ended_gpu_seconds(experiment.status))
         updates["pods"] = PodCounts(ready=ready, total=experiment.spec.compute.nodes)
-        told = reported(experiment.status, job.progress, self.observed.now) if job.progress else {}
-        return updates | told
+        if job.progress:
+            updates |= reported(experiment.status, job.progress, self.observed.now)
+        if experiment.status.attempt.gpus and experiment.status.attempt.started_time:
+            ended = ended_gpu_seconds(experiment.status)
+            updates["cost"] = self._cost(self.spending(), ended, updates)
+        return updates
 
     def can_help(self, failure: FailureClass) -> bool:
         """A micro-batch that is as small as the longest sample cannot be halved."""
@@ -192,6 +201,12 @@ class TrainingWork(AttemptWork):
         if off := memory_off_plan(status, updates.get("progress")):
             notices.append(Event("Warning", "MemoryOffPlan", off))
         return tuple(notices)
+
+    def _cost(self, spent: Spending, ended: int, news: Mapping[str, Any]) -> CostStatus:
+        before = experiment_of(self.observed).status
+        after = before.model_copy(update=news)
+        cost = spent.status(ended, remaining=remaining_gpu_seconds(after))
+        return with_uses(cost, before, after)
 
 
 def _config(observed: Observed, of: Owner) -> TrainingConfig:

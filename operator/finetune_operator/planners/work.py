@@ -133,8 +133,11 @@ class Work(ABC):
         """Return what the record of an ended attempt holds of its steps."""
         return {}
 
-    def held(self, _started: datetime | None) -> dict[str, Any]:
-        """Return the status updates for the time an attempt was on nodes, once that has ended."""
+    def held(self, _started: datetime | None, _news: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the status updates for the time an attempt was on nodes, once that has ended.
+
+        `news` are updates that come with its end.
+        """
         return {}
 
     def spending(self) -> Spending | None:

@@ -112,13 +112,29 @@ def test_efficiency_and_its_lost_steps_are_told(series):
     progress = {"percentage": 1, "stepSeconds": 2.5, "updateTime": "2026-01-01T00:00:00Z"}
     see(series, RUN, status("Training", efficiency=told, progress=progress))
     assert value("finetune_experiment_effective_time_ratio", **LABELS) == 0.5
-    assert value("finetune_experiment_trained_seconds", **LABELS) == 42.5
     assert value("finetune_experiment_recovery_seconds", **LABELS) == 33.0
     assert value("finetune_experiment_lost_steps_total", **LABELS) == 0
     moved = "finetune_experiment_last_progress_timestamp_seconds"
     assert value(moved, **LABELS) == START.timestamp()
     see(series, RUN, status("Training", efficiency=told | {"lostSteps": 9}))
     assert value("finetune_experiment_lost_steps_total", **LABELS) == 2
+
+
+def gpu_time() -> dict[str, float | None]:
+    uses = ("useful", "lost", "startup", "evaluation", "other")
+    return {use: value("finetune_experiment_gpu_seconds", **LABELS, use=use) for use in uses}
+
+
+def test_gpu_time_is_told_by_use_and_the_rest_has_no_name(series):
+    cost = {"gpuSeconds": 100, "usefulGpuSeconds": 60, "lostGpuSeconds": 10}
+    cost |= {"startupGpuSeconds": 20, "evaluationGpuSeconds": 4}
+    see(series, RUN, status("Training", cost=cost | {"forecastGpuSeconds": 250}))
+    assert list(gpu_time().values()) == [60, 10, 20, 4, 6]
+    assert value("finetune_experiment_forecast_gpu_seconds", **LABELS) == 250
+    see(series, RUN, status("Training", cost=cost))
+    assert value("finetune_experiment_forecast_gpu_seconds", **LABELS) is None
+    see(series, RUN, status("Preparing"))
+    assert set(gpu_time().values()) == {None}
 
 
 def test_only_what_waits_has_a_time_of_waiting_and_only_what_runs_holds_gpus(series):

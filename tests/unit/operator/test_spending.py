@@ -53,7 +53,8 @@ def with_budget(seen: Observed, **budget: Any) -> Observed:
 
 def test_gpu_time_is_time_on_nodes_times_gpus_of_all_attempts() -> None:
     seen = run(450, cost={"gpuSeconds": 900, "endedGpuSeconds": 900})
-    assert plan(seen).status["cost"] == {"gpuSeconds": 4500, "endedGpuSeconds": 900}
+    cost = plan(seen).status["cost"]
+    assert (cost["gpuSeconds"], cost["endedGpuSeconds"]) == (4500, 900)
 
 
 def test_waiting_for_nodes_costs_nothing() -> None:
@@ -87,7 +88,8 @@ def test_an_end_nobody_saw_the_start_of_is_counted_from_its_job() -> None:
         builders.observed(EXPERIMENT, our_object(EXPERIMENT, status=status, **GPUS), jobs=(job,))
     )
     assert ended.status["activeSeconds"] == 450
-    assert ended.status["cost"] == {"gpuSeconds": 3600, "endedGpuSeconds": 3600}
+    cost = ended.status["cost"]
+    assert (cost["gpuSeconds"], cost["endedGpuSeconds"]) == (3600, 3600)
 
 
 @pytest.mark.parametrize(
