@@ -16,8 +16,10 @@ from finetune_api import names
 from finetune_api.run_outcome import Outcome
 from finetune_trainer.path_store import PathStore
 from finetune_trainer.rank_folder import FOLDER_ENV, RankFolder
+from finetune_trainer.run import rank_process
 from finetune_trainer.token_cache import fetch_prepared
 from finetune_trainer.watchdog import Heartbeat, pulse
+from forked_verbs import ForkedVerb, launched_by_forks
 from toy_llama import toy_llama_folder, write_preparation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,16 +136,23 @@ class TrainingGround:
         )
 
     def ended(self, config: dict[str, Any]) -> tuple[int, Outcome]:
-        """Run verb `train` to its end; return exit code and last word."""
-        return self.awaited(self.started(config), config)
+        """Run verb `train` to its end; return exit code and last word.
+
+        Launcher and ranks are forks: starting the interpreters would take most of the time.
+        """
+        own = {names.PORT_ENV: "0", "OMP_NUM_THREADS": "1"}
+        launcher = ForkedVerb(launched_by_forks, self.environment(config) | own)
+        return launcher.wait(), self._last_word(config)
 
     def awaited(
         self, process: subprocess.Popen[bytes], config: dict[str, Any]
     ) -> tuple[int, Outcome]:
         """Wait for a started attempt; return exit code and last word."""
-        code = process.wait(timeout=280)
+        return process.wait(timeout=280), self._last_word(config)
+
+    def _last_word(self, config: dict[str, Any]) -> Outcome:
         path = self.folder / f"last-word-{config['identity']['attempt']}.json"
-        return code, Outcome.model_validate_json(path.read_bytes())
+        return Outcome.model_validate_json(path.read_bytes())
 
     def at_step(self, config: dict[str, Any], step: int) -> dict[int, int]:
         """Wait until an attempt has taken `step` steps; return the process ids of its ranks."""
@@ -245,8 +254,6 @@ def _forked(variables: dict[str, str], die_after: int | None) -> int:
                     os.kill(os.getpid(), signal.SIGKILL)
 
             Heartbeat.step_done = dying
-        from finetune_trainer.run import rank_process
-
         code = rank_process()
     finally:
         os._exit(code)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,6 +42,26 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "ask_fresh_process",
         lambda path: export_probe.answer(ProbeRequest(**json.loads(path.read_bytes()))),
     )
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the probe in a fork of this process, which has imported all it needs."""
+
+    def run(command: list[str], **_: object) -> CompletedProcess[bytes]:
+        process = os.fork()
+        if not process:
+            code = 1
+            try:
+                torch.set_num_threads(1)
+                export_probe.answer(ProbeRequest(**json.loads(Path(command[-1]).read_bytes())))
+                code = 0
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        return CompletedProcess(command, code, b"", b"")
+
+    monkeypatch.setattr(export_gate, "subprocess", SimpleNamespace(run=run))
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -112,6 +135,7 @@ def test_the_type_of_the_result_is_the_one_asked_for(folders: Path):
     assert json.loads((ground.artifact() / "config.json").read_bytes())["dtype"] == "bfloat16"
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_adapter_export_holds_the_adapter_and_names_its_base(folders: Path):
     ground = ExportGround(folders)
     export.run(ground.config({"format": "Adapter"}), ground.reporter())
@@ -235,6 +259,7 @@ def test_a_target_gets_the_same_tree_and_other_content_there_is_a_conflict(folde
     assert (copied / "README.md").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_artifact_that_plain_transformers_cannot_load_fails_the_gate(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
