@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.new_tokens import FILE, NewToken, parsed_tokens
 from finetune_trainer.start_weights import continues
@@ -30,15 +30,23 @@ class InheritedTokens:
 
 def inherited_tokens(start: Start | None) -> InheritedTokens:
     """Return the tokens that the checkpoints of a start brought along."""
-    merged: list[NewToken] = []
-    continued: list[NewToken] = []
+    merged: dict[int, NewToken] = {}
+    continued: dict[int, NewToken] = {}
     for ancestor in start.ancestors if start is not None else ():
-        (continued if continues(ancestor) else merged).extend(_tokens(ancestor))
-    return InheritedTokens(tuple(merged), tuple(continued))
+        told = _told(ancestor)
+        # Those before it may stand in the start themselves, or be part of its whole weights.
+        merged |= {one.id: one for one in parsed_tokens(told, "inherited")}
+        own = {one.id: one for one in parsed_tokens(told)}
+        if continues(ancestor):
+            continued |= own
+        else:
+            merged |= own
+    return InheritedTokens(tuple(merged.values()), tuple(continued.values()))
 
 
-def _tokens(ancestor: Ancestor) -> list[NewToken]:
+def _told(ancestor: Ancestor) -> dict[str, Any]:
     store = stored_at(ancestor.location, ancestor.uri)
     if not any(file.name == FILE for file in pinned(store, ancestor.digest).files):
-        return []
-    return parsed_tokens(json.loads(store.read(FILE)))
+        return {}
+    told: dict[str, Any] = json.loads(store.read(FILE))
+    return told

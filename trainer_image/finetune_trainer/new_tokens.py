@@ -78,11 +78,11 @@ def with_tokens(tokenizer: TextTokenizer, tokens: Sequence[tuple[str, bool]]) ->
     return replace(tokenizer, backend=backend, special=special_tokens)
 
 
-def parsed_tokens(content: Mapping[str, Any]) -> list[NewToken]:
-    """Return the new tokens that a new_tokens.json lists."""
+def parsed_tokens(content: Mapping[str, Any], part: str = "tokens") -> list[NewToken]:
+    """Return the tokens that a part of a new_tokens.json lists."""
     return [
         NewToken(one["token"], int(one["id"]), tuple(map(int, one["pieces"])), bool(one["special"]))
-        for one in content["tokens"]
+        for one in content.get(part, ())
     ]
 
 
@@ -92,12 +92,19 @@ def read_new_tokens(folder: Path) -> list[NewToken]:
     return parsed_tokens(json.loads(path.read_bytes())) if path.exists() else []
 
 
-def new_tokens_file(new: Sequence[NewToken], vocabulary: int | None) -> dict[str, Any]:
-    """Return the content of new_tokens.json; `vocabulary` rows of the model never become fewer."""
+def new_tokens_file(
+    new: Sequence[NewToken], vocabulary: int | None, inherited: Sequence[NewToken] = ()
+) -> dict[str, Any]:
+    """Return the content of new_tokens.json; `vocabulary` rows of the model never become fewer.
+
+    `inherited` tokens have their rows in the start weights. A run that trains the whole model is
+    all that its children know of the runs before it, so its checkpoint has to list them.
+    """
     return {
         "version": 1,
         "vocabulary": rows_needed(new, vocabulary),
-        "tokens": [{**vars(one), "pieces": list(one.pieces)} for one in new],
+        "tokens": _listed(new),
+        "inherited": _listed(inherited),
     }
 
 
@@ -106,6 +113,10 @@ def rows_needed(tokens: Iterable[NewToken], vocabulary: int | None) -> int | Non
     if vocabulary is None:
         return None
     return max([vocabulary, *(one.id + 1 for one in tokens)])
+
+
+def _listed(tokens: Iterable[NewToken]) -> list[dict[str, Any]]:
+    return [{**vars(one), "pieces": list(one.pieces)} for one in tokens]
 
 
 def _markers(spec: ExperimentSpec) -> list[str]:

@@ -18,7 +18,9 @@ from finetune_trainer.errors import AccessError, ConfigurationError, DataError
 from finetune_trainer.path_store import PathStore
 from finetune_trainer.start_weights import refuse_unfit_start, starting_model
 from finetune_trainer.store import write_manifest
-from unit.trainer.trained_toy import trained_toy
+from finetune_trainer.vocabulary import NewRow
+from toy_llama import VOCABULARY
+from unit.trainer.trained_toy import NEW, trained_toy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
 TOKENS = torch.arange(2, 20)[None]
@@ -41,7 +43,7 @@ class Family:
         work.mkdir()
         if self.base.exists():
             (work / "base").symlink_to(self.base)
-        model, base, checkpoint = trained_toy(work, tied=False, **settings)
+        model, base, checkpoint = trained_toy(work, **{"tied": False} | settings)
         if not self.base.exists():
             base.rename(self.base)
         uri = f"pvc://results//experiments/{number}/step-7"
@@ -94,6 +96,21 @@ def test_a_merged_adapter_is_part_of_the_base_in_32_bit(family, kind):
     torch.testing.assert_close(logits(loaded(begun.model)), logits(parent), rtol=1e-4, atol=1e-4)
     fresh = trainable_model(loaded(begun.model), Trained(Adapter(), rank=4, seed=1))
     torch.testing.assert_close(logits(fresh), logits(parent), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_rows_of_new_tokens_are_merged_and_grow_again(family, tied):
+    parent = family.train(handover="Merge", rows=NEW, tied=tied)
+    begun = family.begun()
+    known = torch.cat((TOKENS, torch.tensor([[one.id for one in NEW]])), dim=1)
+    with torch.no_grad():
+        expected = parent(input_ids=known).logits
+        assert torch.allclose(loaded(begun.model)(known).logits, expected, rtol=1e-4, atol=1e-4)
+        own = [NewRow(VOCABULARY + len(NEW), [3])]
+        child = trainable_model(loaded(begun.model), Trained(Adapter(), rank=4, rows=own))
+        found = child.eval()(known).logits
+    assert found.shape[-1] == VOCABULARY + len(NEW) + 1
+    assert torch.allclose(found[..., :-1], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_fully_trained_parent_replaces_the_weights(family):
