@@ -23,8 +23,8 @@ class MemoryStatus(ApiModel):
     terms: dict[Annotated[str, StringConstraints(max_length=63)], int] = Field(
         default_factory=dict, max_length=8
     )
-    """terms of the estimate: weights, trained, gathered, activations, attention, head,
-    dequantisation; estimatedBytes adds 6 % and 1.5 GB for fragmentation and context."""
+    """terms of the estimate: weights, trained, gathered, activations, router, attention,
+    head, dequantisation; estimatedBytes adds 6 % and 1.5 GB for fragmentation and context."""
 
 
 class PlanStatus(ApiModel):

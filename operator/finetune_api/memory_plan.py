@@ -21,6 +21,8 @@ LOGIT_BYTES = 500_000_000
 """Budget of one chunk's float32 logits."""
 WITHOUT_LEAN_LAYERS = 24.0 / 18.5
 """Saved by fused low-rank layers alone against those with lean norms and gates, measured."""
+ROUTER_BYTES = 8
+"""What a router's balancing loss keeps per expert: its logit and its share, at most float32."""
 QUANTISED_BYTES = {"NF4": 0.516, "FP4": 0.516, "Int8": 1.0}
 PLAIN_CONSTANTS = 0.5625 - 0.516
 """What 4-bit weights take more where their constants are not quantised too."""
@@ -93,6 +95,7 @@ def memory_estimate(shape: ModelShape, settings: MemorySettings) -> MemoryEstima
         "trained": _trained(settings),
         "gathered": _gathered(shape, settings),
         "activations": _activations(shape, settings),
+        "router": ROUTER_BYTES * settings.tokens * shape.layers * shape.balanced_experts,
         "attention": _scores(shape, settings),
         "head": _head(shape, settings),
         "dequantisation": _dequantised(shape, settings),

@@ -62,6 +62,8 @@ class ModelShape:
     tied: bool = False
     experts: int = 1
     active_experts: int = 1
+    balanced_experts: int = 0
+    """balanced_experts of a layer whose router has a balancing loss, 0 where none is asked for."""
     known_parameters: int | None = None
     """known_parameters is the number in the model's files, where they lie here."""
     unpackable: str = ""
@@ -124,6 +126,7 @@ def model_shape(config: Mapping[str, Any], parameters: int | None = None) -> Mod
         tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", True))),
         experts=experts,
         active_experts=(_first(text, ACTIVE_EXPERTS) or 1) if experts > 1 else 1,
+        balanced_experts=experts if text.get("output_router_logits") else 0,
         known_parameters=parameters,
         unpackable=_unpackable(text),
     )

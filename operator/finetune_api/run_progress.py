@@ -65,6 +65,8 @@ class Progress(ConfigModel):
     rollbacks: int = Field(default=0, ge=0)
     """rollbacks to a checkpoint before an update that was not finite."""
     loss: float | None = Field(default=None, allow_inf_nan=False)
+    router_loss: float | None = Field(default=None, allow_inf_nan=False)
+    """routerLoss balances routed experts; before its coefficient, and not part of loss."""
     learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     gradient_norm: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     metrics: dict[MetricName, float] = Field(default_factory=dict, max_length=32)

@@ -66,7 +66,7 @@ def assembled_engine(
     layers = estimate.settings.checkpointed if estimate else config.plan.checkpointed_layers or 0
     checkpoint_layers(model, layers, own_dropout=has_dropout(form.config))
     compile_layers(model, config, world.device)
-    task = _task(config, model)
+    task = _task(config, model, form)
     dtype = run_type(config, world.device)
     engine = engine_for(config, task, _update(config, model, dtype), world, dtype, first)
     beat()
@@ -148,13 +148,14 @@ def _trained(config: TrainingConfig, folder: RankFolder, device: torch.device) -
     )
 
 
-def _task(config: TrainingConfig, model: nn.Module) -> CausalLanguageModelling:
+def _task(config: TrainingConfig, model: nn.Module, form: BaseForm) -> CausalLanguageModelling:
     augmentation = config.spec.augmentation
     return CausalLanguageModelling(
         model,
         config.plan.seed,
         smoothing=config.spec.training.label_smoothing,
         noise=augmentation.neftune_noise_alpha if augmentation else 0.0,
+        balance=form.balance,
     )
 
 

@@ -15,13 +15,14 @@ from torch import nn
 
 from finetune_api.model_settings import Attention, Dtype, InitialWeights
 from finetune_api.run_config import TrainingConfig
-from finetune_api.training_settings import Batching
+from finetune_api.training_settings import Batching, Mode
 from finetune_trainer.attention import packed_attention, padded_attention, takes_segments
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import compute_type, load_base, skeleton
 from finetune_trainer.model_config import model_config, random_model
 from finetune_trainer.probes import check_loss, samples_stay_apart
+from finetune_trainer.router_balance import RouterBalance, router_balance
 
 log = logging.getLogger("finetune_trainer")
 
@@ -36,6 +37,8 @@ class BaseForm:
     padded: bool
     seed: int | None = None
     """seed draws the first weights; None = they are loaded."""
+    balance: RouterBalance | None = None
+    """balance is the loss of its router, where the model asks for one."""
 
     def model(self, folder: Path, dtype: torch.dtype) -> nn.Module:
         """Return the base model in a type."""
@@ -51,6 +54,11 @@ class BaseForm:
 def base_form(run: TrainingConfig, folder: Path, device: torch.device) -> BaseForm:
     """Return the form of a run's base on a device; raises ConfigurationError."""
     config = model_config(folder, run.spec.model.intermediate_dropout)
+    balance = router_balance(config) if run.spec.mode is Mode.TRAIN else None
+    # Only training's forward asks: evaluation and answers would pay for it too, and the library
+    # cannot count where it has a cache.
+    if getattr(config.get_text_config(), "output_router_logits", False):
+        config.get_text_config().output_router_logits = False
     asked, planned = run.spec.model.attention, Attention(run.plan.attention)
     padded = run.plan.batching == Batching.PADDED
     if not padded and not takes_segments(config):
@@ -62,7 +70,7 @@ def base_form(run: TrainingConfig, folder: Path, device: torch.device) -> BaseFo
     else:
         attention = packed_attention(planned, asked, dtype, device)
     random = run.spec.model.initial_weights == InitialWeights.RANDOM
-    return BaseForm(config, attention, padded, run.plan.seed if random else None)
+    return BaseForm(config, attention, padded, run.plan.seed if random else None, balance)
 
 
 def run_type(run: TrainingConfig, device: torch.device) -> torch.dtype:

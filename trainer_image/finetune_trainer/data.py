@@ -60,6 +60,16 @@ class MicroBatch:
     lengths: Tensor
     """lengths of the samples in tokens"""
     layout: Layout | None
+    share: float = 1.0
+    """share of the step's tokens; 0 for an empty one."""
+
+    @property
+    def real(self) -> Tensor | None:
+        """Return bool[B, T], false for padding; None where no row has any."""
+        if self.layout is not None:
+            return None
+        places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return places < self.lengths[:, None]
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return the micro-batch on a device; copies from pinned memory do not block."""
@@ -120,6 +130,7 @@ def micro_batch(
         weights=_weights(weights, [len(one) for one in labelled]),
         lengths=torch.tensor(lengths),
         layout=None if padded else _layout(_bounds(lengths)),
+        share=_share(weights, sum(lengths) if samples else 0),
     )
 
 
@@ -129,7 +140,7 @@ def rank_step(texts: Split, plan: Plan, number: int, rank: int, world: int) -> R
     Every rank gets equally many.
     """
     step, settings = plan.step(number), plan.settings
-    weights = RowWeights(settings.averaging, step.supervised, len(step.samples))
+    weights = RowWeights(settings.averaging, step.supervised, len(step.samples), step.tokens)
     batches = (
         micro_batch(
             texts.of(step.epoch),
@@ -214,6 +225,12 @@ def _weights(weights: RowWeights | float, rows: Sequence[int]) -> Tensor:
         weights.of(count) if isinstance(weights, RowWeights) else weights for count in rows
     ]
     return torch.from_numpy(np.repeat(np.array(of_sample, np.float32), rows))
+
+
+def _share(weights: RowWeights | float, tokens: int) -> float:
+    if isinstance(weights, RowWeights):
+        return weights.share(tokens)
+    return float(tokens > 0)
 
 
 def _layout(bounds: Sequence[int]) -> Layout:

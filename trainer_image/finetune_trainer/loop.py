@@ -182,7 +182,7 @@ class Loop:
             clock.mark(FORWARD)
             run.engine.backward(loss)
             clock.mark(BACKWARD)
-            shares.append(loss.detach())
+            shares.append(run.engine.task.parts(loss))
         factor = run.factor(work.step.number)
         norm = run.engine.clip_and_step(factor, run.spec.training.max_grad_norm)
         clock.mark(OPTIMIZER)
@@ -274,7 +274,12 @@ class Loop:
             point = done % run.spec.tracking.log_every_steps == 0 or done == run.total
             run.record.add_values(done, one.loss, rate=rate, norm=one.norm, point=point)
             if run.board is not None and one.finite:
-                run.board.values(loss=one.loss, gradient_norm=one.norm, learning_rate=rate)
+                run.board.values(
+                    loss=one.loss,
+                    router_loss=one.router,
+                    gradient_norm=one.norm,
+                    learning_rate=rate,
+                )
             if run.board is not None and point:
                 run.board.log(f"step {done}/{run.total}")
 

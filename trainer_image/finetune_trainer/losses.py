@@ -20,6 +20,8 @@ class RowWeights:
     """supervised rows of the whole step, over all ranks"""
     samples: int
     """samples of the whole step, over all ranks"""
+    tokens: int = 0
+    """tokens of the whole step, over all ranks"""
 
     def of(self, rows: int) -> float:
         """Return the weight of each row of a sample with `rows` supervised rows.
@@ -29,6 +31,10 @@ class RowWeights:
         if self.averaging is LossAveraging.SAMPLES:
             return 1.0 / (self.samples * max(1, rows))
         return 1.0 / max(1, self.supervised)
+
+    def share(self, tokens: int) -> float:
+        """Return what a loss over all tokens of a micro-batch counts in that of the step."""
+        return tokens / max(1, self.tokens)
 
 
 ONE_EACH = RowWeights(LossAveraging.TOKENS, supervised=1, samples=1)

@@ -17,8 +17,8 @@ from finetune_trainer.plan import INIT, mix
 def model_config(folder: Path, dropout: float | None = None) -> PretrainedConfig:
     """Return the configuration of a folder, with every dropout of it set where one is given.
 
-    Raises ConfigurationError (UnsupportedModel) for unknown architectures and for a router loss,
-    and (DeadSetting) for a dropout where the architecture has none.
+    Raises ConfigurationError: UnsupportedModel for unknown architectures, DeadSetting for a dropout
+    where the architecture has none.
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -30,13 +30,6 @@ def model_config(folder: Path, dropout: float | None = None) -> PretrainedConfig
             "whose architecture transformers has",
             reason="UnsupportedModel",
         ) from error
-    if getattr(config.get_text_config(), "output_router_logits", False):
-        # A product of means over a batch: its update would depend on how a step is cut.
-        raise ConfigurationError(
-            "spec.model: its config.json asks for the router's balancing loss, which the trainer "
-            "does not compute; set output_router_logits to false there",
-            reason="UnsupportedModel",
-        )
     if dropout is not None:
         _set_dropout(config, dropout)
     return config

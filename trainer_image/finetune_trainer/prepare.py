@@ -149,8 +149,13 @@ def _base(config: PreparationConfig) -> Base:
         from finetune_trainer.name_checks import check_names  # noqa: PLC0415 - as above
 
         check_names(config.spec, folder, preset_of(config.spec).rank)
+    facts = model_facts(folder)
+    if config.spec.mode is Mode.TRAIN and facts.shape and facts.shape.balanced_experts:
+        from finetune_trainer.router_balance import check_balance  # noqa: PLC0415 - as above
+
+        check_balance(folder)
     put_on = "".join(f"+{one.digest}/{one.handover.value}" for one in start.ancestors)
-    return Base(place, commit, folder, model_facts(folder), f"{place}@{commit}{put_on}")
+    return Base(place, commit, folder, facts, f"{place}@{commit}{put_on}")
 
 
 def _files(
@@ -190,9 +195,10 @@ def _tokenizer_files(
     entries = [store.write("template.json", canonical_json(told))]
     for name, content in tokenizer.files():
         entries.append(store.write(f"tokenizer/{name}", content))
-    if tokenizer.new:
+    merged = tokenizer.inherited.merged
+    if tokenizer.new or merged:
         rows = tokenizer.vocabulary(facts.vocabulary)
-        new = canonical_json(new_tokens_file(tokenizer.new, rows))
+        new = canonical_json(new_tokens_file(tokenizer.new, rows, merged))
         entries.append(store.write(NEW_TOKENS, new))
     return entries
 

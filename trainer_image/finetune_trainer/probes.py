@@ -15,6 +15,7 @@ from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.fused_lora import FusedForward
 from finetune_trainer.plan import mix
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
+from finetune_trainer.router_balance import unknown_balance
 from finetune_trainer.segments import SEGMENT_LOOP, SEGMENTS, UnservedAttention
 from finetune_trainer.token_cache import SUPERVISED
 
@@ -79,17 +80,20 @@ def check_loss(task: CausalLanguageModelling, *, padded: bool = False) -> None:
     """Compare our loss from hidden rows with the one from the model's own logits.
 
     Raises ConfigurationError (UnsupportedModel) for heads that scale or cap their logits in a way
-    that our loss does not know.
+    that our loss does not know, and for a router whose balancing loss is another than ours.
     """
     document = _document(1, task.vocabulary)
     batch = micro_batch(Documents(document), [0], 1.0, padded=padded)
     training, device = task.training, _device(task)
     task.eval()
-    ours = task.row_losses(batch.to(device)).float().mean()
+    ours, dtype = task.row_losses(batch.to(device)).float().mean(), next(task.parameters()).dtype
+    router = None if task.balance is None else task.router_loss(batch.to(device))
     tokens = torch.from_numpy(document.astype(np.int64))[None].to(device)
-    theirs = _library_loss(task, tokens)
+    theirs, balancing = _library_losses(task, tokens)
     task.train(training)
-    if not _close(ours, theirs, like=next(task.parameters()).dtype):
+    if router is not None and not _close(router, balancing, like=dtype):
+        raise unknown_balance(type(task.model).__name__)
+    if not _close(ours, theirs, like=dtype):
         raise ConfigurationError(
             f"spec.model: the head of {type(task.model).__name__} changes its logits in a way the "
             "loss does not know; use another model",
@@ -142,16 +146,19 @@ def _type_of(layer: Any) -> torch.dtype:
     return dtype if dtype.is_floating_point else torch.bfloat16
 
 
-def _library_loss(task: CausalLanguageModelling, tokens: Tensor) -> Tensor:
+def _library_losses(task: CausalLanguageModelling, tokens: Tensor) -> tuple[Tensor, Any]:
+    """Return the mean loss of a row, and the balancing loss where the task has one."""
+    wanted = {} if task.balance is None else {"output_router_logits": True}
     causal: Any = task.model
     causal = causal.get_base_model() if hasattr(causal, "peft_config") else causal
     ours = causal.config._attn_implementation
     if ours in (SEGMENTS, SEGMENT_LOOP):
         causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
-    logits = causal(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+    output = causal(input_ids=tokens, use_cache=False, **wanted)
     if ours in (SEGMENTS, SEGMENT_LOOP):
         causal.set_attn_implementation(ours)
-    return nn.functional.cross_entropy(logits, tokens[0, 1:])
+    loss = nn.functional.cross_entropy(output.logits[0, :-1].float(), tokens[0, 1:])
+    return loss, getattr(output, "aux_loss", None)
 
 
 def _packed(task: CausalLanguageModelling, *documents: Document) -> MicroBatch:

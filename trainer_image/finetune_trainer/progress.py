@@ -143,6 +143,7 @@ class Board:
 
 LOGGED = {
     "loss": "loss {:.4f}",
+    "router_loss": "router {:.4f}",
     "learning_rate": "rate {:.3g}",
     "gradient_norm": "norm {:.3g}",
     "tokens_per_second": "{:,.0f} tokens/s",
@@ -152,6 +153,7 @@ LOGGED = {
 GAUGES = {
     "epoch": "train_epoch",
     "loss": "train_loss",
+    "router_loss": "train_router_loss",
     "gradient_norm": "train_gradient_norm",
     "learning_rate": "train_learning_rate",
     "mfu": "train_mfu_ratio",

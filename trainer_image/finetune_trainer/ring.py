@@ -1,4 +1,4 @@
-"""Loss and norm of recent steps on their way from the device to the host; nobody waits for them."""
+"""Losses and norms of recent steps on their way from device to host; nobody waits for them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class StepValues:
     step: int
     loss: float
     norm: float
+    router: float | None = None
+    """router is the balancing loss of routed experts, before its coefficient."""
 
     @property
     def finite(self) -> bool:
@@ -45,10 +47,13 @@ class Ring:
         self._open: list[tuple[int, Tensor]] = []
         self._sent: deque[_Late] = deque()
 
-    def close(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Take over a step's loss share and gradient norm, both still on the device."""
-        self._flags.append(_Late.of([step], norm.detach().float().reshape(1)))
-        self._open.append((step, loss.detach()))
+    def close(self, step: int, losses: Tensor, norm: Tensor) -> None:
+        """Take over shares of a step's losses and its gradient norm, all still on the device.
+
+        `losses` is float32[1], or [2] with that of the router.
+        """
+        self._flags.append(_Late.of([step], norm.detach().float().reshape(1, 1)))
+        self._open.append((step, losses))
         if len(self._open) >= self._every:
             self._send()
 
@@ -61,7 +66,7 @@ class Ring:
             flag = self._flags[0]
             if flag.event is not None and not all_of_them and len(self._flags) <= STEPS_AHEAD:
                 return
-            for step, norm in self._flags.popleft().read():
+            for step, (norm,) in self._flags.popleft().read():
                 self._norms[step] = norm
                 yield step, norm
 
@@ -73,15 +78,13 @@ class Ring:
         while self._sent and self._sent[0].last in self._norms:
             if not wait and not self._sent[0].arrived():
                 return
-            for step, loss in self._sent.popleft().read():
-                yield StepValues(step, loss, self._norms.pop(step))
+            yield from self._came()
 
     def rest(self) -> Iterator[StepValues]:
         """Wait for everything whose norms were read; all ranks call it after the same step."""
         self._send()
         while self._sent:
-            for step, loss in self._sent.popleft().read():
-                yield StepValues(step, loss, self._norms.pop(step))
+            yield from self._came()
 
     def clear(self) -> None:
         """Wait for everything and drop it; all ranks call it after the same step."""
@@ -90,10 +93,14 @@ class Ring:
         self._flags.clear()
         self._sent.clear()
 
+    def _came(self) -> Iterator[StepValues]:
+        for step, (loss, *router) in self._sent.popleft().read():
+            yield StepValues(step, loss, self._norms.pop(step), *router)
+
     def _send(self) -> None:
         if not self._open:
             return
-        losses = torch.stack([loss for _, loss in self._open]).float()
+        losses = torch.stack([losses for _, losses in self._open]).float()
         work = dist.all_reduce(losses, async_op=True) if self._distributed else None
         self._sent.append(_Late.of([step for step, _ in self._open], losses, work))
         self._open = []
@@ -101,7 +108,7 @@ class Ring:
 
 @dataclass
 class _Late:
-    """One value per step; they may be read once `arrived`."""
+    """A row of values per step; they may be read once `arrived`."""
 
     steps: list[int]
     values: Tensor
@@ -133,8 +140,8 @@ class _Late:
             return bool(self.event.query())
         return self.work is None or self.work.is_completed()
 
-    def read(self) -> Iterator[tuple[int, float]]:
-        """Wait if need be; return (step, value) pairs."""
+    def read(self) -> Iterator[tuple[int, list[float]]]:
+        """Wait if need be; return pairs of a step and its values."""
         if self.event is not None:
             self.event.synchronize()
         elif self.work is not None:

@@ -7,10 +7,12 @@ import torch
 from transformers import AutoConfig
 
 from finetune_api.model_settings import Attention
+from finetune_api.training_settings import Mode
 from finetune_trainer.attention import packed_attention
 from finetune_trainer.base_form import base_form, run_type
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model_config import has_dropout, model_config
+from finetune_trainer.router_balance import check_balance
 from finetune_trainer.segments import SEGMENT_LOOP
 from run_configs import run_config
 from tiny_models import tiny_model
@@ -77,13 +79,28 @@ def test_intermediate_dropout_changes_a_training_forward(folder):
     assert not torch.equal(one, other)
 
 
-def test_a_router_loss_is_refused_and_not_left_out(tmp_path):
-    asked = tiny_model(tmp_path / "asked", "mixtral", output_router_logits=True)
+def test_a_router_is_balanced_where_the_configuration_asks_and_the_run_trains(tmp_path):
+    asked = tiny_model(
+        tmp_path / "asked", "mixtral", output_router_logits=True, router_aux_loss_coef=0.25
+    )
+    form = base_form(run_config(), asked, CPU)
+    assert (form.balance.coefficient, form.balance.experts, form.balance.chosen) == (0.25, 8, 2)
+    assert not form.config.output_router_logits
+    run = run_config()
+    frozen = run.spec.model_copy(update={"mode": Mode.EVALUATE})
+    evaluated = base_form(run.model_copy(update={"spec": frozen}), asked, CPU)
+    assert (evaluated.balance, evaluated.config.output_router_logits) == (None, False)
+    silent = tiny_model(tmp_path / "silent", "mixtral", router_aux_loss_coef=0.25)
+    assert base_form(run_config(), silent, CPU).balance is None
+
+
+def test_a_router_loss_that_is_defined_otherwise_is_refused_and_not_left_out(tmp_path):
+    AutoConfig.for_model("jetmoe", output_router_logits=True).save_pretrained(tmp_path)
     with pytest.raises(ConfigurationError, match="output_router_logits") as refused:
-        model_config(asked)
+        check_balance(tmp_path)
     assert refused.value.reason == "UnsupportedModel"
-    silent = tiny_model(tmp_path / "silent", "mixtral")
-    assert model_config(silent).router_aux_loss_coef > 0
+    AutoConfig.for_model("jetmoe").save_pretrained(tmp_path)
+    check_balance(tmp_path)
 
 
 def test_dropout_is_refused_where_the_architecture_has_none(tmp_path):

@@ -14,7 +14,7 @@ from finetune_trainer.run_record import RunRecord
 def test_norms_come_out_first_then_the_values_in_order_and_in_full():
     ring = Ring(every=3, distributed=False)
     for step in range(5):
-        ring.close(step, torch.tensor(float(step)), torch.tensor(step + 0.5))
+        ring.close(step, torch.tensor([float(step)]), torch.tensor(step + 0.5))
     assert list(ring.values()) == []
     assert list(ring.norms()) == [(step, step + 0.5) for step in range(5)]
     early = [(one.step, one.loss, one.norm) for one in ring.values()]
@@ -25,7 +25,7 @@ def test_norms_come_out_first_then_the_values_in_order_and_in_full():
 
 def test_a_cleared_ring_has_nothing_left():
     ring = Ring(every=1, distributed=False)
-    ring.close(0, torch.tensor(1.0), torch.tensor(1.0))
+    ring.close(0, torch.tensor([1.0]), torch.tensor(1.0))
     ring.clear()
     assert (list(ring.norms()), list(ring.rest())) == ([], [])
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from data_ground import RESULTS, Ground, jsonl, questions, reporter, results
+from data_ground import RESULTS, reporter, results
 from finetune_api.experiment_start import Start
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.new_tokens import read_new_tokens
@@ -13,26 +13,7 @@ from finetune_trainer.prepare import run
 from finetune_trainer.store import write_manifest
 from finetune_trainer.text_tokenizer import text_tokenizer
 from finetune_trainer.token_cache import fetch_prepared, open_cache
-from preparation_bench import HOME, Bench
-from written_preparation import Written
-
-
-@pytest.fixture
-def bench(tmp_path, monkeypatch):
-    bench = Bench(Ground(tmp_path, monkeypatch))
-    bench.model()
-    bench.dataset(jsonl(questions(40)))
-    return bench
-
-
-@pytest.fixture
-def written(bench, tmp_path):
-    copies = iter(range(100))
-
-    def written(**spec):
-        return Written(bench, tmp_path / f"copy{next(copies)}", **spec)
-
-    return written
+from preparation_bench import HOME
 
 
 def test_markers_become_tokens_on_demand_and_their_pieces_are_told(written):
@@ -136,13 +117,17 @@ def test_another_tokenizer_is_fetched_by_name(bench, written, monkeypatch, tmp_p
 
 def start_from(bench, kind, handover, tokens):
     """Return where a run starts that takes up a checkpoint whose tokenizer had grown."""
-    store = results().child("parent/step-1")
+    return start_from_file(kind, handover, json.dumps({"version": 1, "tokens": tokens}).encode())
+
+
+def start_from_file(kind, handover, new_tokens, name="parent"):
+    store = results().child(f"{name}/step-1")
     files = [
-        store.write("new_tokens.json", json.dumps({"version": 1, "tokens": tokens}).encode()),
+        store.write("new_tokens.json", new_tokens),
         store.write("adapter_config.json", json.dumps({"r": 16, "lora_alpha": 32.0}).encode()),
     ]
     digest = write_manifest(store, "checkpoint/v1", files)
-    ancestor = {"experiment": "parent", "uid": "p", "step": 1, "uri": store.uri, "digest": digest}
+    ancestor = {"experiment": name, "uid": "p", "step": 1, "uri": store.uri, "digest": digest}
     ancestor |= {"kind": kind, "handover": handover, "location": RESULTS}
     base = {"volumeClaim": {"claimName": "models", "path": "tiny"}}
     return Start.model_validate_json(json.dumps({"base": base, "ancestors": [ancestor]}))
@@ -177,6 +162,22 @@ def test_a_child_knows_the_tokens_of_its_parent_and_makes_no_row_twice(
     repeated = {"tokenizer": {"additionalTokens": ["question 1"]}}
     with pytest.raises(ConfigurationError, match="question 1 exists already"):
         prepared_from(bench, start, tmp_path, **repeated)
+
+
+def test_whole_weights_bring_the_tokens_of_all_that_was_merged_into_them(bench, written, tmp_path):
+    size = written().tokenizer.backend.get_vocab_size()
+    known = {"token": "question 1", "id": size, "pieces": [1, 2], "special": False}
+    merging = start_from(bench, "Adapter", "Merge", [known])
+    own = {"tokenizer": {"additionalTokens": ["answer 2"]}, "adapter": {"type": "None"}}
+    # A run that trains everything, and one more without tokens of its own.
+    child = prepared_from(bench, merging, tmp_path, **own)
+    start = start_from_file("Model", "Continue", (child / "new_tokens.json").read_bytes(), "child")
+    silent = prepared_from(bench, start, tmp_path / "silent", adapter={"type": "None"})
+    start = start_from_file("Model", "Continue", (silent / "new_tokens.json").read_bytes(), "last")
+    for number, folder in enumerate((silent, prepared_from(bench, start, tmp_path / "last"))):
+        assert read_new_tokens(folder) == [], number
+        tokenizer = text_tokenizer(folder / "tokenizer")
+        assert [tokenizer.ids(text)[0] for text in ("question 1", "answer 2")] == [size, size + 1]
 
 
 def test_a_child_whose_tokenizer_gives_a_parents_token_another_id_is_refused(
