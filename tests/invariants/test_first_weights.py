@@ -116,7 +116,7 @@ def same_weights(expected, found):
     return all(torch.equal(expected[name], found[name]) for name in trained)
 
 
-@pytest.mark.parametrize("strategy", ["FSDP", pytest.param("ZeRO2", marks=sweep)])
+@pytest.mark.parametrize("strategy", ["FSDP", "ZeRO3", pytest.param("ZeRO2", marks=sweep)])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_rows_of_new_tokens_begin_alike(tmp_path, strategy, tied):
     ground = TrainingGround(tmp_path, tied=tied)

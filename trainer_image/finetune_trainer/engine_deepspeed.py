@@ -24,6 +24,7 @@ from finetune_trainer.first_shards import (
 from finetune_trainer.guarded_update import GuardedUpdate
 from finetune_trainer.pieces import Piece, Source, filled, whole
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
+from finetune_trainer.vocabulary import outside_weights
 
 Result = TypeVar("Result")
 
@@ -213,9 +214,8 @@ class ZeroEngine(Engine):
         for flat in flats if form else ():
             optimizer.state[flat] = {name: _zero(value, flat) for name, value in form.items()}
         if three:
-            # The task reads the head's matrix outside of the head's own forward.
-            task: Any = self.task
-            deepspeed.zero.register_external_parameter(task, task.head_weight)
+            for parameter in outside_weights(self.task):
+                deepspeed.zero.register_external_parameter(self.task, parameter)
         else:
             # Else it links them after the first group's first update, when others have none.
             inner._lazy_init_hp_params_optimizer_state()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.finetune_experiment import ExperimentSpec
-from finetune_api.model_settings import AdapterType, Dtype
+from finetune_api.model_settings import Dtype
 from finetune_api.training_settings import OptimizerName
 from finetune_trainer.deepspeed_config import deepspeed_config
 from finetune_trainer.errors import ConfigurationError
@@ -34,7 +34,6 @@ def check_strategy(spec: ExperimentSpec, strategy: str, ranks: int, dtype: Dtype
         )
     if strategy in STAGES:
         _check_updates(spec, strategy)
-        _check_rows(spec, strategy)
         deepspeed_config(spec, stage=STAGES[strategy], half=dtype is Dtype.BFLOAT16, pinned=False)
         if dtype is Dtype.FLOAT16:
             raise _refused(
@@ -48,17 +47,6 @@ def _check_updates(spec: ExperimentSpec, strategy: str) -> None:
         raise _refused(
             f"training.optimizer: {spec.training.optimizer.value} is not offered with {strategy}; "
             "use AdamW, Adam or SGD, or another strategy"
-        )
-
-
-def _check_rows(spec: ExperimentSpec, strategy: str) -> None:
-    """Stage 3 gathers whole weights; the head beside an adapter is one put together of two."""
-    beside = spec.adapter.type is not AdapterType.NONE
-    asked = spec.tokenizer.additional_tokens or spec.tokenizer.add_marker_tokens
-    if STAGES[strategy] == 3 and beside and asked:
-        raise _refused(
-            "tokenizer: rows of new tokens beside an adapter are not offered with ZeRO3; use FSDP "
-            "or ZeRO2"
         )
 
 

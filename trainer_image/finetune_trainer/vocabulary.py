@@ -126,3 +126,15 @@ def fuse_token_rows(model: nn.Module) -> None:
         module.__class__ = fused
         module.register_buffer("ids", ids, persistent=False)
         module.register_buffer("slots", slots, persistent=False)
+
+
+def outside_weights(task: Any) -> list[Tensor]:
+    """Return weights of a task that are read outside of the forward of the module that holds them.
+
+    Those are the head's matrix, which the task reads, and rows of new tokens with their tables.
+    """
+    layers = [one for one in task.modules() if isinstance(one, TokenRows)]
+    found: list[Tensor] = [one for layer in layers for one in layer.parameters()]
+    if not any(one in layers for one in task.head.modules()):
+        found.append(task.head_weight)
+    return list({id(one): one for one in found}.values())

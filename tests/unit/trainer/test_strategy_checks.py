@@ -31,11 +31,6 @@ REFUSED = {
         {"training": {"optimizer": "RMSprop"}},
         "spec.training.optimizer",
     ),
-    "rows of new tokens beside an adapter": (
-        "ZeRO3",
-        {"tokenizer": {"additionalTokens": ["<tool>"]}},
-        "spec.tokenizer: rows of new tokens",
-    ),
     "groups that do not divide the ranks": (
         "FSDP",
         {"fsdp": {"shardGroupSize": 3}},
