@@ -78,6 +78,14 @@ class RecordingCluster:
             yield step
         await asyncio.Event().wait()
 
+    async def create(self, child: Manifest) -> None:
+        self._maybe_fail("create")
+        if self._place(child) in self.objects:
+            raise ConflictError("exists", status=409)
+        self.writes.append(("create", child["metadata"]["name"]))
+        resource_of(child)
+        self.put(child)
+
     async def apply(self, child: Manifest, *, force: bool) -> Manifest:
         self._maybe_fail("apply")
         self.writes.append(("apply force" if force else "apply", child["metadata"]["name"]))

@@ -4,37 +4,52 @@ from __future__ import annotations
 
 from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import MUTABLE_KINDS, resource_of
-from finetune_operator.errors import NameTakenError, PredecessorError
+from finetune_operator.errors import ConflictError, NameTakenError, PredecessorError
 from finetune_operator.observed import ChildRef, Key, Manifest
 
 
 async def apply_child(cluster: Cluster, child: Manifest, *, owner: Key, owner_uid: str) -> None:
     """Make `child` exist.
 
-    A live read comes first: a cache that is behind must neither create a second child nor force
-    its fields onto a stranger's. A Job is applied once; a newer operator never touches it.
+    A create touches nothing that exists: the server itself says so, and only then it is read
+    whose it is. A Job is made once; a newer operator never touches it. What is applied again and
+    again is read first, so that no field is forced onto a stranger's.
 
     Raises NameTakenError if somebody else controls the name, PredecessorError while the child of
-    a deleted object of the same name is still there, ConflictError if it was created meanwhile:
-    the next step sees by whom.
+    a deleted object of the same name is still there, ConflictError if it went meanwhile.
     """
-    resource, metadata = resource_of(child), child["metadata"]
-    found = await cluster.read(resource, metadata["namespace"], metadata["name"])
-    if found is None:
-        await cluster.apply(child, force=False)
-        return
-    controller = _controller(found)
-    if controller.get("uid") != owner_uid:
-        raise _stranger(child, controller, owner)
-    if found["metadata"].get("deletionTimestamp"):
-        raise PredecessorError(f"{child['kind']} {metadata['name']} is still being deleted")
     if child["kind"] in MUTABLE_KINDS:
-        await cluster.apply(child, force=True)
+        found = await _live(cluster, child)
+        if found is not None:
+            _must_be_ours(child, found, owner, owner_uid)
+        await cluster.apply(child, force=found is not None)
+        return
+    try:
+        await cluster.create(child)
+    except ConflictError:
+        found = await _live(cluster, child)
+        if found is None:
+            raise
+        _must_be_ours(child, found, owner, owner_uid)
 
 
 async def delete_child(cluster: Cluster, child: ChildRef) -> None:
     """Delete `child` if it still is the one observed."""
     await cluster.delete(child)
+
+
+async def _live(cluster: Cluster, child: Manifest) -> Manifest | None:
+    metadata = child["metadata"]
+    return await cluster.read(resource_of(child), metadata["namespace"], metadata["name"])
+
+
+def _must_be_ours(child: Manifest, found: Manifest, owner: Key, owner_uid: str) -> None:
+    controller = _controller(found)
+    if controller.get("uid") != owner_uid:
+        raise _stranger(child, controller, owner)
+    if found["metadata"].get("deletionTimestamp"):
+        name = child["metadata"]["name"]
+        raise PredecessorError(f"{child['kind']} {name} is still being deleted")
 
 
 def _controller(found: Manifest) -> Manifest:

@@ -1,11 +1,14 @@
 """Posts Kubernetes Events on transitions, after the status that tells of them was written.
 
-An event is a courtesy: it is de-duplicated per object, and dropped when the server is busy.
+An event is a courtesy: it is de-duplicated per object, waits until the children are made that
+others wait for, and is dropped when the server is busy.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections import defaultdict
 
 import structlog
 
@@ -15,6 +18,8 @@ from finetune_operator.errors import ClusterError
 from finetune_operator.observed import Event, Key, Manifest
 
 LONGEST_MESSAGE = 1024
+LONGEST_SECONDS = 30.0
+"""A worker spends no more on the events of one turn."""
 
 log = structlog.get_logger()
 
@@ -25,21 +30,28 @@ class Events:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._last: dict[Key, Event] = {}
+        self._due: defaultdict[Key, list[tuple[str, Event]]] = defaultdict(list)
 
-    async def post(self, key: Key, uid: str, events: tuple[Event, ...]) -> None:
-        """Post what is new; a refusal is logged and forgotten."""
+    def add(self, key: Key, uid: str, events: tuple[Event, ...]) -> None:
+        """Keep what is new until it is posted."""
         for event in events:
-            if self._last.get(key) == event:
-                continue
-            self._last[key] = event
+            if self._last.get(key) != event:
+                self._last[key] = event
+                self._due[key].append((uid, event))
+
+    async def post(self, key: Key) -> None:
+        """Post what was added; a refusal is logged and forgotten."""
+        for uid, event in self._due.pop(key, ()):
             try:
-                await self._cluster.post_event(self._manifest(key, uid, event))
-            except ClusterError as error:
+                async with asyncio.timeout(LONGEST_SECONDS):
+                    await self._cluster.post_event(self._manifest(key, uid, event))
+            except (ClusterError, TimeoutError) as error:
                 log.info("event dropped", key=key, reason=event.reason, error=str(error))
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of a deleted object."""
         self._last.pop(key, None)
+        self._due.pop(key, None)
 
     def _manifest(self, key: Key, uid: str, event: Event) -> Manifest:
         now = self._cluster.now().strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,13 +1,14 @@
 """Which reads make an Observed: the cache, and the server itself where staleness could destroy.
 
 Read live are: references the cache does not have, the Job that comes next when the cache does not
-have it, and the pods before a new attempt follows an old one.
+have it but it could exist, and the pods before a new attempt follows an old one.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 from pydantic import ValidationError
 
@@ -55,8 +56,12 @@ class Gather:
         self._cluster, self._cache = cluster, cache
         self._policy, self._fence = policy, fence
 
-    async def __call__(self, key: Key) -> Observed | None:
-        """Return what one decision may depend on; None if the object is not known."""
+    async def __call__(self, key: Key, *, absent: str = "") -> Observed | None:
+        """Return what one decision may depend on; None if the object is not known.
+
+        `absent` is the name of a Job that did not exist a moment ago, in the same turn: it still
+        does not, since a key has one worker, and nobody else makes one that is ours.
+        """
         text = self._cache.text(key)
         if text is None:
             return None
@@ -64,7 +69,7 @@ class Gather:
         children = GatheredChildren(key, found.metadata.uid, self._cache)
         foreign: frozenset[str] = frozenset()
         if not is_final(found.status):
-            foreign = await self._next_job(key, found, children)
+            foreign = await self._next_job(key, found, children, absent)
             await self._unseen_pods(key, found, children)
             await self._reasons_of_no_headway(children)
         return Observed(
@@ -81,11 +86,11 @@ class Gather:
         )
 
     async def _next_job(
-        self, key: Key, found: OurObject, children: GatheredChildren
+        self, key: Key, found: OurObject, children: GatheredChildren, absent: str
     ) -> frozenset[str]:
         """Read the Job that a step might create; return its name if it is somebody else's."""
         name = next_job_name(key, found)
-        if children.has_job(name):
+        if name == absent or _is_new(found) or children.has_job(name):
             return frozenset()
         resource = _next_resource(found)
         live = await self._cluster.read(resource, key.namespace, name)
@@ -143,6 +148,14 @@ class Gather:
         return None if live is None else parsed(reference, json.dumps(live).encode())
 
 
+def absent_job(observed: Observed) -> str:
+    """Return the name of the Job that comes next if nothing has it, or ''."""
+    name = next_job_name(observed.key, observed.object)
+    is_there = observed.foreign_names or any(job.ref.name == name for job in observed.jobs)
+    return "" if is_there else name
+
+
+@lru_cache(maxsize=128)  # what several experiments refer to
 def parsed(key: Key, text: bytes) -> OurObject:
     """Return a stored object; raises MalformedError if it does not fit its own schema."""
     try:
@@ -192,6 +205,16 @@ def _next_resource(found: OurObject) -> Resource:
     if isinstance(found, FineTuneExperiment) and found.status.preparation.complete:
         return JOB_SETS if JOB_SET in found.spec.scheduling.kinds else JOBS
     return JOBS
+
+
+def _is_new(found: OurObject) -> bool:
+    """Tell whether no Job of an experiment was ever begun; whose its name is, a create will tell.
+
+    Only where no clock runs from the number on: an attempt that is kept from its name is not late.
+    """
+    if not isinstance(found, FineTuneExperiment) or found.status.attempt.number:
+        return False
+    return found.status.preparation.attempt == 0
 
 
 def _is_under_way(found: OurObject) -> bool:

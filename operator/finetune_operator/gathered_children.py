@@ -30,6 +30,7 @@ class GatheredChildren:
         self._jobs: dict[str, tuple[Manifest, bool]] = {}
         self._pods: dict[str, tuple[Manifest, bool]] = {}
         self._messages: dict[str, str] = {}
+        self._facts: tuple[JobFacts, ...] | None = None
         for kind, known in (("Job", self._jobs), (JOB_SET, self._jobs), ("Pod", self._pods)):
             for child in cache.children(owner, kind):
                 known[child.key[2]] = (child.manifest(), child.gone)
@@ -37,11 +38,13 @@ class GatheredChildren:
     def note(self, job_uid: str, message: str) -> None:
         """Add what events say of a Job."""
         self._messages[job_uid] = message
+        self._facts = None
 
     def add(self, live: Manifest) -> None:
         """Add what a live read has shown; it is newer than the cache."""
         known = self._pods if live["kind"] == "Pod" else self._jobs
         known[live["metadata"]["uid"]] = (live, False)
+        self._facts = None
 
     def has_job(self, name: str) -> bool:
         """Tell whether a Job of this name and owner is known."""
@@ -49,6 +52,11 @@ class GatheredChildren:
 
     def jobs(self) -> tuple[JobFacts, ...]:
         """Return the object's Jobs, and one for each group of its pods whose Job is not known."""
+        if self._facts is None:
+            self._facts = self._judged()
+        return self._facts
+
+    def _judged(self) -> tuple[JobFacts, ...]:
         pods: dict[str, list[PodFacts]] = {}
         orphans: dict[str, Manifest] = {}
         for pod, gone in self._pods.values():

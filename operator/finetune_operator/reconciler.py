@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from time import perf_counter
 
 import structlog
@@ -29,6 +30,7 @@ from finetune_operator.errors import (
     UnavailableError,
 )
 from finetune_operator.events import Events
+from finetune_operator.gather import absent_job
 from finetune_operator.gathered_children import headway_seconds
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.object_series import ObjectSeries
@@ -53,11 +55,21 @@ STALLED_REASONS: dict[type[OperatorError], str] = {
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a step leaves to the next one of its turn."""
+
+    written: bool
+    """written: a new status was."""
+    absent: str = ""
+    """absent is the name of the next Job if nothing had it and the step made none."""
+
+
 class Reconciler:
     """Observe, plan, carry out, report."""
 
     def __init__(
-        self, cluster: Cluster, gather: Callable[[Key], Awaitable[Observed | None]],
+        self, cluster: Cluster, gather: Callable[..., Awaitable[Observed | None]],
         cache: ObjectCache, queue: WorkQueue,
     ) -> None:  # fmt: skip
         self._cluster, self._gather, self._cache, self._queue = cluster, gather, cache, queue
@@ -72,8 +84,7 @@ class Reconciler:
         while (key := await self._queue.take()) is not None:
             started = perf_counter()
             try:
-                if await self._timed(key) and await self._timed(key):
-                    self._queue.add(key)
+                await self._turn(key)
                 self._queue.finished(key)
             except (CredentialsError, LeadershipLostError, asyncio.CancelledError):
                 self._queue.finished(key)
@@ -87,20 +98,26 @@ class Reconciler:
                 await self._repeat(key, MalformedError("internal error; see the operator's log"))
             metrics.RECONCILE_SECONDS.labels(key.kind).observe(perf_counter() - started)
 
-    async def _timed(self, key: Key) -> bool:
-        async with asyncio.timeout(STEP_SECONDS):
-            return await self.reconcile(key)
+    async def _turn(self, key: Key) -> None:
+        """Make a step; what it records may call for the next one at once.
 
-    async def reconcile(self, key: Key) -> bool:
-        """Make one step; raises what kept it from being complete.
-
-        Return whether a status was written: what it records may call for the next step at once,
-        and no watch will wake the key for a version that is known already.
+        No watch will wake the key for a status that is known already.
         """
-        observed = await self._gather(key)
+        first = await self._timed(key)
+        if first.written and (await self._timed(key, absent=first.absent)).written:
+            self._queue.add(key)
+        await self._events.post(key)
+
+    async def _timed(self, key: Key, *, absent: str = "") -> Done:
+        async with asyncio.timeout(STEP_SECONDS):
+            return await self.reconcile(key, absent=absent)
+
+    async def reconcile(self, key: Key, *, absent: str = "") -> Done:
+        """Make one step; raises what kept it from being complete."""
+        observed = await self._gather(key, absent=absent)
         if observed is None:
             self._forget(key)
-            return False
+            return Done(written=False)
         decided = plan(observed)
         self._wait_for(observed, decided.waits_for)
         refusal: OperatorError | None = None
@@ -113,7 +130,7 @@ class Reconciler:
         if refusal is not None:
             raise refusal
         self._follow_up(observed, decided)
-        return written
+        return Done(written, absent="" if decided.apply else absent_job(observed))
 
     def _wait_for(self, observed: Observed, references: tuple[Key, ...]) -> None:
         """Register what the key waits for, and notice what changed since it was observed."""
@@ -131,7 +148,7 @@ class Reconciler:
             await self._cluster.delete(ref)
 
     async def _report(self, observed: Observed, decided: Plan) -> bool:
-        """Write the status if it says something new, then post the events that go with it."""
+        """Write the status if it says something new; then its events may be posted."""
         key, metadata = observed.key, observed.object.metadata
         stored = self._stored_status(key)
         shown_for = self._series.seen(key, decided.status, observed.now)
@@ -148,7 +165,7 @@ class Reconciler:
         self._take_in(key, written)
         self.status_writes.note(key, observed.now)
         metrics.STATUS_WRITES.labels(key.kind).inc()
-        await self._events.post(key, metadata.uid, decided.events)
+        self._events.add(key, metadata.uid, decided.events)
         return True
 
     def _follow_up(self, observed: Observed, decided: Plan) -> None:
@@ -175,6 +192,7 @@ class Reconciler:
             share = "user" if error.is_users else error.reason
             metrics.RECONCILE_ERRORS.labels(key.kind, share).inc()
             log.warning("step failed", key=key, reason=error.reason, error=str(error))
+        await self._events.post(key)
         still_there = await self._read_again(key, error)
         if error.forgets_key and not still_there:
             self._queue.finished(key)

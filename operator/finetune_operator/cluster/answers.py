@@ -25,6 +25,11 @@ from finetune_operator.errors import (
 from finetune_operator.observed import Manifest
 
 _POD_NAME = re.compile(r'pods "[^"]*"')
+_SCHEMA_WORDS = {
+    400: ("strict decoding error", "cannot be handled as a"),
+    500: ("failed to create typed patch object",),
+}
+"""What is said of an unknown field or a wrong type in what was created, or applied."""
 LONGEST_MESSAGE = 256
 """Characters of the server's words that are quoted; never headers, never the body."""
 BY_STATUS: dict[int, type[ClusterError]] = {
@@ -99,7 +104,7 @@ def _refined(status: int, words: dict[str, Any], message: str) -> type[ClusterEr
         return NotServedError
     if status == 409 and "FieldManagerConflict" in causes:
         return FieldConflictError
-    if status == 500 and "failed to create typed patch object" in message:
+    if status in _SCHEMA_WORDS and any(said in message for said in _SCHEMA_WORDS[status]):
         return RefusedError
     return None
 

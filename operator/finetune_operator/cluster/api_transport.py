@@ -54,22 +54,20 @@ _OUR_PLURALS = ("datasets", "finetuneexperiments", "modelexports")
 RIGHTS = (
     Right(GROUP, _OUR_PLURALS, ("get", "list", "watch"), "our kinds"),
     Right(GROUP, tuple(f"{p}/status" for p in _OUR_PLURALS), ("patch",), "report"),
-    Right("batch", ("jobs",), ("get", "list", "watch", "create", "patch", "delete"), "attempts"),
+    Right("batch", ("jobs",), ("get", "list", "watch", "create", "delete"), "attempts"),
     Right("", ("pods",), ("list", "watch"), "evidence: why an attempt waits or ended"),
+    Right("", ("services",), ("get", "create", "patch"), "rendezvous of ranks"),
+    Right("", ("configmaps",), ("get", "create"), "the configuration of a run"),
     Right(
-        "", ("services", "configmaps"), ("get", "create", "patch"),
-        "rendezvous of ranks and the configuration of a run",
-    ),
-    Right(
-        "networking.k8s.io", ("networkpolicies",), ("get", "create", "patch"),
+        "networking.k8s.io", ("networkpolicies",), ("get", "create"),
         "who reaches the pods of an attempt",
     ),
     Right(
-        "jobset.x-k8s.io", ("jobsets",), ("get", "list", "watch", "create", "patch", "delete"),
+        "jobset.x-k8s.io", ("jobsets",), ("get", "list", "watch", "create", "delete"),
         "attempts with engine JobSet", setting="jobSets",
     ),
     Right(
-        "scheduling.volcano.sh", ("podgroups",), ("get", "create", "patch"),
+        "scheduling.volcano.sh", ("podgroups",), ("get", "create"),
         "attempts with gang Volcano", setting="volcano",
     ),
     Right("kueue.x-k8s.io", ("workloads",), ("list",), "why a queue lets a Job wait"),
@@ -181,12 +179,12 @@ class ApiTransport:
         self, method: str, path: str, query: dict[str, str], body: Body | None,
         headers: dict[str, str], limits: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:  # fmt: skip
-        verb, url, sent_headers, sent_body, _ = await self._client.param_serialize(
+        verb, url, sent_headers, _, _ = await self._client.param_serialize(
             method, path, query_params=list(query.items()), header_params=dict(headers),
-            body=body, auth_settings=["BearerToken"],
+            auth_settings=["BearerToken"],
         )  # fmt: skip
-        answered = await self._client.call_api(
-            verb, url, sent_headers, sent_body, _request_timeout=limits
+        answered = await self._client.call_api(  # the body is JSON: the client need not walk it
+            verb, url, sent_headers, body, _request_timeout=limits
         )
         response: aiohttp.ClientResponse = answered.response
         return response

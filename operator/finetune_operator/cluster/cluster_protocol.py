@@ -72,6 +72,10 @@ class Cluster(Protocol):
         """Watch from a list's version; raises ExpiredError when that is too old (410)."""
         ...
 
+    async def create(self, child: Manifest) -> None:
+        """Create a child; ConflictError if something has its name."""
+        ...
+
     async def apply(self, child: Manifest, *, force: bool) -> Manifest:
         """Server-side apply under our field manager."""
         ...

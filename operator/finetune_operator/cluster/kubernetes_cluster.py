@@ -119,6 +119,11 @@ class KubernetesCluster:
                 raise _watch_error(event["object"])
             yield Change(event["type"], _typed(event["object"], resource))
 
+    async def create(self, child: Manifest) -> None:
+        """Create a child; unknown fields are refused, an object of its name is left alone."""
+        path = _path(resource_of(child), child["metadata"]["namespace"])
+        await self._write("POST", path, child)
+
     async def apply(self, child: Manifest, *, force: bool) -> Manifest:
         """Server-side apply under our field manager; unknown fields are refused."""
         metadata = child["metadata"]
@@ -213,7 +218,7 @@ class KubernetesCluster:
         )  # fmt: skip
 
     async def _write(
-        self, method: str, path: str, body: Body, *, content_type: str,
+        self, method: str, path: str, body: Body, *, content_type: str = JSON,
         query: dict[str, str] | None = None,
     ) -> Manifest:  # fmt: skip
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict", **(query or {})}

@@ -172,6 +172,10 @@ class LocalCluster:
             if change.type == "BOOKMARK" or _selects(labels, change.item):
                 yield change
 
+    async def create(self, child: Manifest) -> None:
+        """Create the child; ConflictError if something has its name."""
+        self.objects.create(child)
+
     async def apply(self, child: Manifest, *, force: bool) -> Manifest:
         """Create the child, or bring its fields to what is given."""
         del force  # there is one field manager

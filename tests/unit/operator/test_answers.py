@@ -57,6 +57,16 @@ NAMED = {"name": "demo", "kind": "jobs"}
             errors.RefusedError,
             id="unknown field under server-side apply",
         ),
+        pytest.param(
+            answer(400, message='strict decoding error: unknown field "spec.template.x"'),
+            errors.RefusedError,
+            id="unknown field of a created child",
+        ),
+        pytest.param(
+            answer(400, message='Job in version "v1" cannot be handled as a Job: json: cannot'),
+            errors.RefusedError,
+            id="wrong type in a created child",
+        ),
         pytest.param(answer(500), errors.UnavailableError, id="server error"),
         pytest.param(Answer(503, b"<html>"), errors.UnavailableError, id="gateway page"),
         pytest.param(Answer(418, b""), errors.MalformedError, id="anything else below 500"),

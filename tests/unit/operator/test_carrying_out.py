@@ -31,13 +31,17 @@ async def applied(kind: str, present: list[dict] | None) -> list[tuple[str, str]
     return cluster.writes
 
 
-async def test_an_absent_child_is_created_without_force():
-    assert await applied("Job", None) == [("apply", "run-a1")]
+async def test_an_absent_child_is_created():
+    assert await applied("Job", None) == [("create", "run-a1")]
 
 
 @pytest.mark.parametrize("kind", ["Job", "ConfigMap"])
 async def test_a_child_that_exists_is_left_alone(kind):
     assert await applied(kind, owned_by()) == []
+
+
+async def test_an_absent_mutable_child_is_applied_without_force():
+    assert await applied("Service", None) == [("apply", "run-a1")]
 
 
 async def test_a_mutable_child_is_applied_again_with_force():
@@ -55,9 +59,10 @@ async def test_a_mutable_child_is_applied_again_with_force():
         pytest.param(owned_by(uid="old"), PredecessorError, id="a deleted object of this name"),
     ],
 )
-async def test_a_childs_name_that_is_not_ours_is_never_adopted(owners, error):
+@pytest.mark.parametrize("kind", ["Service", "Job"])
+async def test_a_childs_name_that_is_not_ours_is_never_adopted(kind, owners, error):
     with pytest.raises(error):
-        await applied("Service", owners)
+        await applied(kind, owners)
 
 
 async def test_a_child_that_is_being_deleted_is_waited_for():
@@ -69,9 +74,9 @@ async def test_a_child_that_is_being_deleted_is_waited_for():
         await apply_child(cluster, child("Job"), owner=RUN, owner_uid=UID)
 
 
-async def test_a_child_created_between_read_and_apply_is_judged_by_the_next_step():
+async def test_a_child_that_was_in_the_way_and_is_gone_is_left_to_the_next_step():
     cluster = RecordingCluster()
-    cluster.fail_next("apply", ConflictError("exists", status=409))
+    cluster.fail_next("create", ConflictError("exists", status=409))
     with pytest.raises(ConflictError):
         await apply_child(cluster, child("Job"), owner=RUN, owner_uid=UID)
     assert cluster.writes == []

@@ -20,7 +20,7 @@ from finetune_api.names import (
 from finetune_operator.child_facts import project
 from finetune_operator.cluster.cluster_protocol import Page, Resource
 from finetune_operator.errors import MalformedError
-from finetune_operator.gather import Gather
+from finetune_operator.gather import Gather, absent_job
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.observed import Manifest, Observed
 
@@ -230,3 +230,28 @@ async def test_jobs_that_were_judged_before_cost_no_read() -> None:
     cluster = ReadOnlyCluster()
     await gathered(cluster, cache_with(builders.our_object(EXPERIMENT, status=status), *jobs))
     assert cluster.reads == []
+
+
+async def test_before_anything_was_begun_no_job_is_looked_for() -> None:
+    cluster = ReadOnlyCluster(child("Job", "assistant-p1"))
+    found = await gathered(cluster, cache_with(builders.our_object(EXPERIMENT)))
+    assert (found.jobs, cluster.reads) == ((), [])
+
+
+async def test_a_job_that_was_absent_a_moment_ago_is_not_read_again() -> None:
+    cluster = ReadOnlyCluster()
+    gather = Gather(cluster, cache_with(running()), policy=builders.POLICY)  # type: ignore[arg-type]
+    first = await gather(KEY)
+    assert first is not None
+    assert absent_job(first) == "assistant-a1"
+    await gather(KEY, absent=absent_job(first))
+    assert cluster.reads == ["Job assistant-a1"]
+    await gather(KEY, absent="assistant-a2")
+    assert len(cluster.reads) == 2
+
+
+@pytest.mark.parametrize("owner", [UID, "other"])
+async def test_a_name_that_is_in_use_is_not_called_absent(owner: str) -> None:
+    job = child("Job", "assistant-a1", owner_uid=owner)
+    job["metadata"]["ownerReferences"][0]["name"] = KEY.name if owner == UID else "somebody"
+    assert absent_job(await gathered(ReadOnlyCluster(job), cache_with(running()))) == ""

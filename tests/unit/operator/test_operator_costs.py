@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import AsyncIterator
 
@@ -10,7 +11,7 @@ import pytest
 
 import builders
 from finetune_api.conditions import CONDITION_TYPES
-from finetune_api.names import DATASET, EXPERIMENT
+from finetune_api.names import DATASET, EXPERIMENT, preparation_job
 from finetune_operator.assembly import Assembly
 from finetune_operator.child_facts import project
 from finetune_operator.cluster.cluster_protocol import Page, Resource
@@ -22,18 +23,13 @@ from recording_cluster import RecordingCluster
 
 FINISHED = {DATASET: builders.ready_dataset, EXPERIMENT: builders.complete_experiment}
 FIRST_JOB = [
-    "read Job",
     "status",
+    "create NetworkPolicy",
+    "create ConfigMap",
+    "create Job",
     "event PreparationStarted",
-    "read Job",
-    "read NetworkPolicy",
-    "apply NetworkPolicy",
-    "read ConfigMap",
-    "apply ConfigMap",
-    "read Job",
-    "apply Job",
 ]
-"""From a new experiment whose Dataset is ready to its first Job: five writes, five reads."""
+"""A new experiment whose Dataset is ready: four writes until its first Job, and no read."""
 
 
 class CountingCluster(RecordingCluster):
@@ -57,6 +53,10 @@ class CountingCluster(RecordingCluster):
     async def apply(self, child: Manifest, *, force: bool) -> Manifest:
         self.calls.append(f"apply {child['kind']}")
         return await super().apply(child, force=force)
+
+    async def create(self, child: Manifest) -> None:
+        self.calls.append(f"create {child['kind']}")
+        await super().create(child)
 
     async def write_status(self, key: Key, status: Manifest, *, resource_version: str) -> Manifest:
         self.calls.append("status")
@@ -95,13 +95,31 @@ async def rest(assembly: Assembly, seconds: float = 5) -> None:
     worker.cancel()
 
 
-async def test_a_new_experiment_gets_its_first_job_in_one_turn_and_five_writes():
+async def test_a_new_experiment_gets_its_first_job_in_one_turn_and_four_writes():
     cluster = CountingCluster()
     assembly = Assembly(cluster, Policy(image="x"))
     for one in (manifest(DATASET), new_experiment()):
         assembly.sinks[one["kind"]].seen(cluster.put(one), lane=Lane.URGENT)
     await rest(assembly)
     assert cluster.calls == FIRST_JOB
+
+
+async def test_a_job_of_somebody_else_is_told_of_once_and_left_alone():
+    cluster = CountingCluster()
+    assembly = Assembly(cluster, Policy(image="x"))
+    name = preparation_job(builders.NAMES[EXPERIMENT], 1, 1)
+    stranger = {"apiVersion": "batch/v1", "kind": "Job"}
+    stranger["metadata"] = {"name": name, "namespace": builders.NAMESPACE}
+    kept = copy.deepcopy(cluster.put(stranger))
+    for one in (manifest(DATASET), new_experiment()):
+        assembly.sinks[one["kind"]].seen(cluster.put(one), lane=Lane.URGENT)
+    await rest(assembly)
+    assert cluster.calls[:6] == [*FIRST_JOB[:4], "read Job", "status"]
+    assert {call for call in cluster.calls[6:] if "event" not in call} == set()
+    assert cluster.objects["Job", builders.NAMESPACE, name] == kept
+    [run] = [one for one in cluster.objects.values() if one["kind"] == EXPERIMENT]
+    ready = next(one for one in run["status"]["conditions"] if one["type"] == "Ready")
+    assert ready["reason"] == "NameTaken"
 
 
 async def test_seeing_the_job_costs_one_more_write_and_then_there_is_rest():
