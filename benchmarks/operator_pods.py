@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +29,8 @@ from finetune_operator.informers import CHILD_LABELS
 JOBS, PODS = "/apis/batch/v1", "/api/v1"
 WAITING, RUNNING = "burst", "active"
 """Experiments whose names begin so never leave their preparation, or train for ever."""
+NETWORK = f"127.{os.getpid() % 250 + 1}"
+"""Where pods have their addresses; measurements at the same time do not meet there."""
 PODS_PER_SECOND = 20.0
 """The Job controller of Kubernetes makes no more with its default settings."""
 
@@ -77,7 +80,7 @@ class PlayedPods:
 
     async def _train(self, job: Manifest) -> None:
         self.running += 1
-        address = f"127.66.{self.running // 250}.{self.running % 250 + 1}"
+        address = f"{NETWORK}.{self.running // 250}.{self.running % 250 + 1}"
         self._answers.app["runs"][address] = f"{_owner(job)['uid']}/1"
         await web.TCPSite(self._answers, address, METRICS_PORT).start()
         pod = await self._api.create(_collection(job), _pod(job))

@@ -16,6 +16,7 @@ import json
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ import operator_objects as objects
 from bench_report import Figure, report
 from harness.bare_api import BareApi, bare_api
 from operator_api import Api, Manifest, connected, each, until
-from operator_churn import burst, churn, restart
+from operator_churn import Phase, burst, churn, restart
 from operator_pods import PlayedPods
 from operator_runner import Runner
 from operator_seeding import etcd, seed
@@ -36,6 +37,8 @@ from finetune_api.names import DATASET, EXPERIMENT, PLURALS
 CRDS = Path(__file__).parents[1] / "crds"
 SIZES = (100, 1000, 10_000)
 ACTIVE_ONE_IN = 100
+PHASES = {"burst": burst, "restart": restart, "churn": churn}
+"""What may happen to the largest size, in this order."""
 
 
 @dataclass
@@ -77,7 +80,7 @@ async def measure(arguments: argparse.Namespace) -> tuple[list[Figure], dict[str
                 found += known
                 series["sizes"][size] = {one.name.split(",")[0]: one.value for one in known}
                 said(known)
-            for phase in (burst, restart, churn):
+            for phase in chosen(arguments):
                 more, points = await phase(world)
                 found += more
                 series |= points
@@ -86,6 +89,12 @@ async def measure(arguments: argparse.Namespace) -> tuple[list[Figure], dict[str
             found.append(Figure("errors in the operator's log", len(runner.complaints()), "lines"))
             series["complaints"] = Counter(one["event"] for one in runner.complaints())
     return found, series
+
+
+def chosen(arguments: argparse.Namespace) -> list[Callable[[World], Awaitable[Phase]]]:
+    """Return the phases that are wanted; a churn of no length has no figures."""
+    empty = {"churn"} if not arguments.churn_seconds else set()
+    return [PHASES[name] for name in PHASES if name in set(arguments.phases) - empty]
 
 
 def install(server: BareApi) -> None:
@@ -188,6 +197,7 @@ def main() -> None:
     """Measure, print, keep the series."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--phases", nargs="*", choices=PHASES, default=list(PHASES))
     parser.add_argument("--rest-seconds", type=float, default=60)
     parser.add_argument("--writes-per-second", type=float, default=figures.default_budget())
     parser.add_argument("--burst", type=int, default=1000)
