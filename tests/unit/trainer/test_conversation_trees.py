@@ -8,16 +8,11 @@ import random
 import pyarrow.parquet as pq
 import pytest
 
-from data_ground import Ground, dataset_config, dataset_spec, from_claim, jsonl, reporter
+from data_ground import dataset_config, dataset_spec, from_claim, jsonl, reporter
 from finetune_trainer.conversation_trees import root_numbers
 from finetune_trainer.dataset_job import InvalidDataError, run
 
 HOME = "results/datasets/default/faq-1"
-
-
-@pytest.fixture
-def ground(tmp_path, monkeypatch):
-    return Ground(tmp_path, monkeypatch)
 
 
 def row(name, parent=None, **more):

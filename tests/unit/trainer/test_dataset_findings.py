@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_ground import Ground, dataset_spec, from_claim, jsonl, questions
+from data_ground import dataset_spec, from_claim, jsonl, questions
 from finding_cases import CASES, chat, messages
 from finetune_trainer.dataset_job import check_whole, read
 from finetune_trainer.finding_kinds import CHECKS
@@ -12,11 +12,6 @@ from finetune_trainer.findings import Findings, Problem
 from finetune_trainer.sources import fetch_source
 from finetune_trainer.sources.fetched_files import Desk
 from finetune_trainer.split import divided
-
-
-@pytest.fixture
-def ground(tmp_path, monkeypatch):
-    return Ground(tmp_path, monkeypatch)
 
 
 def findings(ground, tmp_path, content, *, name="faq.jsonl", source=None, **spec):

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_ground import (
-    Ground,
     dataset_config,
     dataset_spec,
     from_claim,
@@ -27,11 +26,6 @@ from finetune_trainer.snapshot import read_snapshot
 from finetune_trainer.store import DamagedError, read_manifest, verify
 
 HOME = "datasets/default/faq-1"
-
-
-@pytest.fixture
-def ground(tmp_path, monkeypatch):
-    return Ground(tmp_path, monkeypatch)
 
 
 def finished(spec, attempt=1):

@@ -2,15 +2,8 @@
 
 import json
 
-import pytest
-
-from data_ground import Ground, dataset_config, dataset_spec, from_claim, jsonl, questions, reporter
+from data_ground import dataset_config, dataset_spec, from_claim, jsonl, questions, reporter
 from finetune_trainer.dataset_job import run
-
-
-@pytest.fixture
-def ground(tmp_path, monkeypatch):
-    return Ground(tmp_path, monkeypatch)
 
 
 def report_folder(ground, rows, **spec):

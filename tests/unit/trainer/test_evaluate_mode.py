@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from data_ground import Ground, jsonl, questions, results
+from data_ground import jsonl, questions, results
 from finetune_trainer.errors import ConfigurationError, DataError
 from preparation_bench import HOME, Bench
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
-    bench = Bench(Ground(tmp_path, monkeypatch))
+def bench(ground):
+    bench = Bench(ground)
     bench.model()
     bench.dataset(jsonl(questions(60)), split={"validation": 0.2, "test": 0.1})
     return bench

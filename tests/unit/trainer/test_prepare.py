@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_ground import CHAT, Ground, jsonl, questions, results
+from data_ground import CHAT, jsonl, questions, results
 from finetune_api.run_outcome import MAX_BYTES, FailureClass, Outcome
 from finetune_trainer.errors import AccessError, ConfigurationError, DataError
 from finetune_trainer.store import read_manifest, verify
@@ -14,8 +14,8 @@ from preparation_bench import HOME, Bench
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
-    bench = Bench(Ground(tmp_path, monkeypatch))
+def bench(ground):
+    bench = Bench(ground)
     bench.model()
     bench.dataset(jsonl(questions(60)))
     return bench

@@ -5,28 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from data_ground import CHAT, Ground, jsonl, questions
+from data_ground import CHAT, jsonl, questions
 from finetune_trainer.errors import ConfigurationError, DataError
-from preparation_bench import Bench
-from written_preparation import Written
-
-
-@pytest.fixture
-def bench(tmp_path, monkeypatch):
-    bench = Bench(Ground(tmp_path, monkeypatch))
-    bench.model()
-    bench.dataset(jsonl(questions(40)))
-    return bench
-
-
-@pytest.fixture
-def written(bench, tmp_path):
-    copies = iter(range(100))
-
-    def written(**spec):
-        return Written(bench, tmp_path / f"copy{next(copies)}", **spec)
-
-    return written
 
 
 def end_of(text):
