@@ -6,6 +6,7 @@ builds nothing and a changed version builds only itself. `<cache>/bin` links to 
 
 import hashlib
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,13 @@ BUILDS = (
     _published("versitygw", "github.com/versity/versitygw/cmd/versitygw@v1.7.0"),
     _published("toxiproxy", "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"),
     _published("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0"),
+    _published("glua", "github.com/yuin/gopher-lua/cmd/glua@v1.1.1"),
 )
+
+JOBSET = Build(
+    name="jobset", programs=("jobset",), packages=("sigs.k8s.io/jobset",), module="jobset"
+)
+"""Not one of BUILDS: no part of the cluster, and only the stories of its engine need it."""
 
 
 def program(name: str) -> Path:
@@ -101,15 +108,20 @@ def program(name: str) -> Path:
 def build_all() -> None:
     """Build what the cache lacks and point the links in `<cache>/bin` at this version's builds."""
     for build in BUILDS:
-        if not build.built:
-            _compile(build)
-        _link(build)
+        ensure_built(build)
+
+
+def ensure_built(build: Build) -> None:
+    """Build it if the cache lacks it, and point its links at this build."""
+    if not build.built:
+        _compile(build)
+    _link(build)
 
 
 def _compile(build: Build) -> None:
     require_go()
     require_disk(BUILD_GIB)
-    print(f"building {build.name} (once; kept in {build.folder})", flush=True)
+    print(f"building {build.name} (once; kept in {build.folder})", file=sys.stderr)
     unfinished = build.folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
