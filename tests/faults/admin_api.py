@@ -20,6 +20,7 @@ _OTHER_PLURALS = {
     "Secret": ("v1", "secrets"),
     "Event": ("v1", "events"),
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    "JobSet": ("jobset.x-k8s.io/v1alpha2", "jobsets"),
     "Lease": ("coordination.k8s.io/v1", "leases"),
     "Role": ("rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
