@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -45,6 +46,11 @@ class ForkedVerb:
         code = self.poll(0)
         assert code is not None
         return code
+
+    def children(self) -> list[int]:
+        """Return the process ids of what it started, in that order."""
+        found = Path(f"/proc/{self._process}/task/{self._process}/children").read_text()
+        return [int(one) for one in found.split()]
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""

@@ -135,32 +135,32 @@ class TrainingGround:
             env=dict(os.environ) | self.environment(config) | own,
         )
 
-    def ended(self, config: dict[str, Any]) -> tuple[int, Outcome]:
-        """Run verb `train` to its end; return exit code and last word.
-
-        Launcher and ranks are forks: starting the interpreters would take most of the time.
-        """
+    def begun(self, config: dict[str, Any]) -> ForkedVerb:
+        """Start verb `train` as forks: starting interpreters would take most of the time."""
         own = {names.PORT_ENV: "0", "OMP_NUM_THREADS": "1"}
-        launcher = ForkedVerb(launched_by_forks, self.environment(config) | own)
-        return launcher.wait(), self._last_word(config)
+        return ForkedVerb(launched_by_forks, self.environment(config) | own)
+
+    def ended(self, config: dict[str, Any]) -> tuple[int, Outcome]:
+        """Run verb `train` as forks to its end; return exit code and last word."""
+        return self.awaited(self.begun(config), config)
 
     def awaited(
-        self, process: subprocess.Popen[bytes], config: dict[str, Any]
+        self, process: subprocess.Popen[bytes] | ForkedVerb, config: dict[str, Any]
     ) -> tuple[int, Outcome]:
         """Wait for a started attempt; return exit code and last word."""
-        return process.wait(timeout=280), self._last_word(config)
+        return process.wait(), self._last_word(config)
 
     def _last_word(self, config: dict[str, Any]) -> Outcome:
         path = self.folder / f"last-word-{config['identity']['attempt']}.json"
         return Outcome.model_validate_json(path.read_bytes())
 
-    def at_step(self, config: dict[str, Any], step: int) -> dict[int, int]:
-        """Wait until an attempt has taken `step` steps; return the process ids of its ranks."""
+    def at_step(self, config: dict[str, Any], step: int) -> None:
+        """Wait until an attempt has taken `step` steps."""
         scratch = self.folder / f"scratch-{config['identity']['attempt']}"
         for _ in range(4800):
             paths = scratch.glob("ranks-*/progress.json")
             if any(json.loads(path.read_bytes())["step"] >= step for path in paths):
-                return self._rank_processes(scratch)
+                return
             time.sleep(0.05)
         raise AssertionError(f"step {step} was not reached")
 
@@ -173,19 +173,6 @@ class TrainingGround:
     def file(self, uri: str, name: str) -> Path:
         """Return the path of a file below an address."""
         return self.folder / "claims" / uri.removeprefix("pvc://") / name
-
-    @staticmethod
-    def _rank_processes(scratch: Path) -> dict[int, int]:
-        found = {}
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                pairs = [one.partition("=") for one in path.read_bytes().decode().split("\0")]
-            except (OSError, UnicodeDecodeError):
-                continue
-            values = {name: value for name, _, value in pairs}
-            if values.get("FINETUNE_RANK_FOLDER", "").startswith(str(scratch)):
-                found[int(values["RANK"])] = int(path.parent.name)
-        return found
 
 
 class Ranks:

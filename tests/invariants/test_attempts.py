@@ -42,10 +42,10 @@ def test_a_stopped_attempt_saves_answers_on_its_port_and_is_continued(tmp_path, 
     assert list((tmp_path / "scratch-1").iterdir()) == []
 
     config = ground.config(2, ranks=2, **LONG)
-    process = ground.started(config, free_port())
-    ranks = ground.at_step(config, stopped.step + 1)
-    kill(ranks[1])
-    code, lost = ground.awaited(process, config)
+    launcher = ground.begun(config)
+    ground.at_step(config, stopped.step + 1)
+    kill(launcher.children()[1])
+    code, lost = ground.awaited(launcher, config)
     assert (code, lost.failure_class, lost.rank) == (1, "Unknown", 1)
     assert "signal 9" in lost.message
 
