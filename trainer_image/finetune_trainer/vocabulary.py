@@ -133,7 +133,7 @@ def outside_weights(task: Any) -> list[Tensor]:
 
     Those are the head's matrix, which the task reads, and rows of new tokens with their tables.
     """
-    layers = [one for one in task.modules() if isinstance(one, TokenRows)]
+    layers: list[Any] = [one for one in task.modules() if isinstance(one, TokenRows)]
     found: list[Tensor] = [one for layer in layers for one in layer.parameters()]
     if not any(one in layers for one in task.head.modules()):
         found.append(task.head_weight)
