@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from finetune_operator.cluster.cluster_protocol import Cluster
-from finetune_operator.cluster.resources import MUTABLE_KINDS, resource_of
-from finetune_operator.errors import ConflictError, NameTakenError, PredecessorError
+from finetune_operator.cluster.resources import MUTABLE_KINDS, resource_named, resource_of
+from finetune_operator.errors import (
+    ConflictError,
+    NameTakenError,
+    NotServedError,
+    PredecessorError,
+)
 from finetune_operator.observed import ChildRef, Key, Manifest
 
 
@@ -33,9 +40,20 @@ async def apply_child(cluster: Cluster, child: Manifest, *, owner: Key, owner_ui
         _must_be_ours(child, found, owner, owner_uid)
 
 
-async def delete_child(cluster: Cluster, child: ChildRef) -> None:
-    """Delete `child` if it still is the one observed."""
-    await cluster.delete(child)
+async def delete_child(cluster: Cluster, child: ChildRef, *, owner_uid: str) -> None:
+    """Delete `child` if it still is the one observed; one known by name alone, if it is ours."""
+    if child.uid:
+        await cluster.delete(child)
+        return
+    try:
+        kind = resource_named(child.api_version, child.kind)
+        found = await cluster.read(kind, child.namespace, child.name)
+    except NotServedError:
+        return
+    if found is not None and _controller(found).get("uid") == owner_uid:
+        metadata = found["metadata"]
+        version = metadata["resourceVersion"]
+        await cluster.delete(replace(child, uid=metadata["uid"], resource_version=version))
 
 
 async def _live(cluster: Cluster, child: Manifest) -> Manifest | None:

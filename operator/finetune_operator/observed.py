@@ -30,7 +30,10 @@ class Key:
 
 @dataclass(frozen=True)
 class ChildRef:
-    """A child as it was observed; a delete holds only for this UID and version."""
+    """A child as it was observed; a delete holds only for this UID and version.
+
+    A child that nobody observes has neither: the one of this name is meant, if it is ours.
+    """
 
     api_version: str
     kind: str

@@ -15,7 +15,7 @@ from time import perf_counter
 import structlog
 
 from finetune_operator import metrics
-from finetune_operator.carrying_out import apply_child
+from finetune_operator.carrying_out import apply_child, delete_child
 from finetune_operator.cluster.cluster_protocol import Cluster
 from finetune_operator.cluster.resources import OURS
 from finetune_operator.errors import (
@@ -145,7 +145,7 @@ class Reconciler:
         for child in decided.apply:
             await apply_child(self._cluster, child, owner=observed.key, owner_uid=uid)
         for ref in decided.delete:
-            await self._cluster.delete(ref)
+            await delete_child(self._cluster, ref, owner_uid=uid)
 
     async def _report(self, observed: Observed, decided: Plan) -> bool:
         """Write the status if it says something new; then its events may be posted."""

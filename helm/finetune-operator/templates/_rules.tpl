@@ -44,7 +44,7 @@
 # attempts with gang Volcano
 - apiGroups: ["scheduling.volcano.sh"]
   resources: ["podgroups"]
-  verbs: ["get", "create"]
+  verbs: ["get", "create", "delete"]
 {{- end }}
 # why a queue lets a Job wait
 - apiGroups: ["kueue.x-k8s.io"]

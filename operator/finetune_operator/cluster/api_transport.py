@@ -67,7 +67,7 @@ RIGHTS = (
         "attempts with engine JobSet", setting="jobSets",
     ),
     Right(
-        "scheduling.volcano.sh", ("podgroups",), ("get", "create"),
+        "scheduling.volcano.sh", ("podgroups",), ("get", "create", "delete"),
         "attempts with gang Volcano", setting="volcano",
     ),
     Right("kueue.x-k8s.io", ("workloads",), ("list",), "why a queue lets a Job wait"),

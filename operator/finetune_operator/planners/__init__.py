@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from finetune_api.names import DATASET, EXPERIMENT, EXPORT
 from finetune_operator.observed import Observed, Plan
 from finetune_operator.planners.answer import Answer, planned, unchanged
 from finetune_operator.planners.export_work import ExportWork
-from finetune_operator.planners.leftovers import cleanup_seconds, leftovers
+from finetune_operator.planners.leftovers import cleanup_seconds, groups_left, leftovers
 from finetune_operator.planners.plan_dataset import DatasetWork, plan_dataset
 from finetune_operator.planners.plan_experiment import is_outdated, plan_experiment
 from finetune_operator.planners.plan_export import plan_export
@@ -26,6 +28,12 @@ _PLANNERS = {DATASET: plan_dataset, EXPERIMENT: plan_experiment, EXPORT: plan_ex
 
 def plan(observed: Observed) -> Plan:
     """Return what an object needs next, and its complete new status."""
+    decided = _plan(observed)
+    groups = groups_left(observed, decided)
+    return replace(decided, delete=(*decided.delete, *groups)) if groups else decided
+
+
+def _plan(observed: Observed) -> Plan:
     if observed.object.metadata.deletion_timestamp is not None:
         return Plan(status=as_json(observed.object.status))
     if wants_rerun(observed):

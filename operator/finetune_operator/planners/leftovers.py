@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 from finetune_api.conditions import COMPLETE
-from finetune_operator.observed import ChildRef, Observed
+from finetune_api.names import EXPERIMENT, POD_GROUP, attempt_job
+from finetune_operator.manifests.pod_group import POD_GROUP_VERSION
+from finetune_operator.observed import ChildRef, Observed, Plan
 from finetune_operator.planners.life import lives
-from finetune_operator.status import holds
+from finetune_operator.status import holds, is_final
 
 
 def leftovers(observed: Observed) -> tuple[ChildRef, ...]:
@@ -16,6 +18,21 @@ def leftovers(observed: Observed) -> tuple[ChildRef, ...]:
     seconds = _seconds_left(observed)
     expired = seconds is not None and seconds <= 0
     return tuple(job.ref for job in kept if expired or lives(job))
+
+
+def groups_left(observed: Observed, decided: Plan) -> tuple[ChildRef, ...]:
+    """Return the PodGroups whose attempts are over: they go when the next attempt is made, or with
+    their Jobs.
+    """
+    wanted = observed.object.spec.scheduling
+    if observed.key.kind != EXPERIMENT or POD_GROUP not in wanted.kinds:
+        return ()
+    if is_final(observed.object.status):
+        attempts = {job.ref for job in observed.jobs if job.component == "attempt"}
+        return tuple(_group(observed, ref.name) for ref in decided.delete if ref in attempts)
+    made = any(child["kind"] == POD_GROUP for child in decided.apply)
+    before = observed.object.status.attempt.number - 1
+    return (_group(observed, attempt_job(observed.key.name, before)),) if made and before else ()
 
 
 def cleanup_seconds(observed: Observed) -> float | None:
@@ -33,3 +50,7 @@ def _seconds_left(observed: Observed) -> float | None:
     kept_for = policy.ttl_seconds_after_finished if good else policy.retain_on_failure_seconds
     due = status.completion_time + timedelta(seconds=kept_for)
     return (due - observed.now).total_seconds()
+
+
+def _group(observed: Observed, name: str) -> ChildRef:
+    return ChildRef(POD_GROUP_VERSION, POD_GROUP, observed.key.namespace, name, "", "")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_operator.carrying_out import apply_child
+from finetune_operator.carrying_out import apply_child, delete_child
 from finetune_operator.errors import ConflictError, NameTakenError, PredecessorError
-from finetune_operator.observed import Key
+from finetune_operator.observed import ChildRef, Key
 from recording_cluster import RecordingCluster
 
 RUN = Key("FineTuneExperiment", "ml", "run")
@@ -29,6 +29,28 @@ async def applied(kind: str, present: list[dict] | None) -> list[tuple[str, str]
         cluster.put(child(kind, present))
     await apply_child(cluster, child(kind), owner=RUN, owner_uid=UID)
     return cluster.writes
+
+
+GROUP = ChildRef("scheduling.volcano.sh/v1beta1", "PodGroup", "ml", "run-a1", "", "")
+
+
+@pytest.mark.parametrize(
+    ("owners", "deleted"),
+    [
+        pytest.param(owned_by(), True, id="ours"),
+        pytest.param(owned_by(uid="old"), False, id="of a deleted object of this name"),
+        pytest.param([], False, id="nobody's"),
+        pytest.param(None, False, id="gone already"),
+    ],
+)
+async def test_a_child_known_by_name_alone_goes_if_it_is_ours(owners, deleted):
+    cluster = RecordingCluster()
+    if owners is not None:
+        found = child("PodGroup")
+        found["metadata"]["ownerReferences"] = owners
+        cluster.put(found | {"apiVersion": GROUP.api_version})
+    await delete_child(cluster, GROUP, owner_uid=UID)
+    assert cluster.writes == ([("delete", "run-a1")] if deleted else [])
 
 
 async def test_an_absent_child_is_created():
