@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from faults.condition_history import ConditionHistory
 from faults.normal_form import differences, normal_form
 from finetune_api.names import (
     ATTEMPT_LABEL,
@@ -25,7 +26,8 @@ class Invariants:
     """Looks at every event of a namespace; `broken` says what did not hold."""
 
     def __init__(self) -> None:
-        self.broken: list[str] = []
+        self._conditions = ConditionHistory()
+        self.broken = self._conditions.broken
         self._running: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         self._highest: dict[str, list[int]] = {}
 
@@ -36,6 +38,7 @@ class Invariants:
             self._one_attempt_at_a_time(event)
         elif kind in PLURALS and event["type"] != "DELETED":
             self._nothing_goes_back(event["object"])
+            self._conditions.seen(event["object"])
 
     def _one_attempt_at_a_time(self, event: Json) -> None:
         pod = event["object"]
@@ -67,6 +70,9 @@ class Invariants:
             if number < highest[0]:
                 self.broken.append(f"{what} went back from {highest[0]} to {number}")
             highest[0] = max(highest[0], number)
+        step = (status.get("progress") or {}).get("step", latest)
+        if step < latest:
+            self.broken.append(f"step {step} is shown, the checkpoint holds {latest}")
 
 
 def end_is_the_same(wanted: Json | None, found: Sequence[Json], namespace: str) -> list[str]:

@@ -76,6 +76,14 @@ def test_what_goes_back_is_found(before, after):
     assert broken(after, before) == []
 
 
+def test_a_step_behind_the_last_checkpoint_is_found():
+    behind, level = run(1, step=40), run(1, step=40)
+    behind["object"]["status"]["progress"] = {"step": 30}
+    level["object"]["status"]["progress"] = {"step": 40}
+    assert broken(behind) == ["step 30 is shown, the checkpoint holds 40"]
+    assert broken(level) == []
+
+
 def test_a_child_whose_owner_is_gone_is_an_orphan():
     child = {
         "kind": "Job",
