@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from harness.fault_proxy import Call, CutError, Fault, Forward, Reply
@@ -41,7 +42,7 @@ class AtCall(StrikingFault):
         self._moment, self._do, self._cuts = where.get("moment", "before"), do, cuts
 
     async def around(self, call: Call, forward: Forward) -> Reply:
-        if self.struck or call != self._call:
+        if self.struck or not self._is_meant(call):
             return await forward()
         self.struck = True
         if self._moment == "before":
@@ -55,6 +56,10 @@ class AtCall(StrikingFault):
             return reply
         await self._do()
         raise CutError
+
+    def _is_meant(self, call: Call) -> bool:
+        """After another fault the call may have come and gone before: then the next one is."""
+        return call.nth >= self._call.nth and replace(call, nth=self._call.nth) == self._call
 
 
 class Stale(StrikingFault):
@@ -166,6 +171,29 @@ class Errors(StrikingFault):
             yield event
 
 
+class Pair(StrikingFault):
+    """Two faults: the second waits until the first has struck."""
+
+    def __init__(self, first: StrikingFault, then: StrikingFault) -> None:
+        self._first, self._then = first, then
+
+    @property
+    def struck(self) -> bool:  # type: ignore[override]
+        """Tell whether both struck."""
+        return self._first.struck and self._then.struck
+
+    def asked(self, call: Call, query: dict[str, str]) -> dict[str, str]:
+        return self._first.asked(call, query)
+
+    async def around(self, call: Call, forward: Forward) -> Reply:
+        if not self._first.struck:
+            return await self._first.around(call, forward)
+        return await self._first.around(call, lambda: self._then.around(call, forward))
+
+    def stream(self, call: Call, events: AsyncIterator[Json]) -> AsyncIterator[Json]:
+        return self._first.stream(call, events)
+
+
 def refusal(code: int, call: Call) -> Reply:
     """Return the API server's words for a status code."""
     details = {"name": call.name or "x", "kind": call.resource.partition("/")[0]}
@@ -180,17 +208,23 @@ def fault_of(plan: Plan, *, kill: Do, delete: Do) -> StrikingFault | None:
     async def nothing() -> None:
         return None
 
-    if plan.mode == "kill":
-        return AtCall(plan.where, kill, cuts=True)
-    if plan.mode == "cut":
-        return AtCall(plan.where, nothing, cuts=True)
-    if plan.mode == "delete":
-        return AtCall(plan.where, delete, cuts=False)
-    if plan.mode == "stale":
-        return Stale(plan.where, kill)
-    if plan.mode == "gap":
-        return Gap(plan.where)
-    return Errors(plan.where) if plan.mode == "errors" else None
+    where = plan.where
+    made: dict[str, Callable[[], StrikingFault]] = {
+        "kill": lambda: AtCall(where, kill, cuts=True),
+        "cut": lambda: AtCall(where, nothing, cuts=True),
+        "delete": lambda: AtCall(where, delete, cuts=False),
+        "stale": lambda: Stale(where, kill),
+        "gap": lambda: Gap(where),
+        "errors": lambda: Errors(where),
+        "pair": lambda: Pair(*(_part(part) for part in plan.parts())),
+    }
+
+    def _part(part: Plan) -> StrikingFault:
+        fault = fault_of(part, kill=kill, delete=delete)
+        assert fault is not None
+        return fault
+
+    return made[plan.mode]() if plan.mode in made else None
 
 
 def _words(event: Json) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import builders
 import good_ends
-from builders import digest
 from faults.namespace_view import World
 from faults.played_kubelet import Act, Script, Work
 from finetune_api.names import DATASET, EXPERIMENT, EXPORT
@@ -22,12 +21,7 @@ def good_end(work: Work) -> Act:
     """Every pod reaches its good end."""
     if work.component == "prepare" or work.kind != EXPERIMENT:
         return Act(good_ends.GOOD_ENDS[work.kind, work.component](), step=0)
-    told = json.loads(good_ends.trained().model_dump_json(by_alias=True, exclude_none=True))
-    told["rank"] = work.rank
-    told["checkpoint"] = {
-        "step": 100, "digest": digest("c"), "uri": f"pvc://c/attempt-{work.attempt}.0/step-100",
-    }  # fmt: skip
-    return Act(Outcome.model_validate_json(json.dumps(told)))
+    return Act(good_ends.trained())
 
 
 def a_rank_fails_first(work: Work) -> Act:

@@ -1,7 +1,7 @@
 """The end of a story without what may differ between two runs of it.
 
 Dropped are versions, uids, times, addresses, fences, messages and what depends on whether
-somebody looked in time: progress, and the last words of pods that were gone by then.
+somebody looked in time: progress and its figures, the last words of pods that were gone by then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _METADATA = ("name", "labels", "annotations", "ownerReferences", "finalizers")
 _CONDITION = ("type", "status", "reason")
-_LATE = ("fence", "activeSeconds", "progress", "pods")
+_LATE = ("fence", "activeSeconds", "progress", "pods", "efficiency")
 _RECORD = ("number", "revision", "stage", "outcome", "class")
 _POD_SUFFIX = re.compile(r"-[a-z0-9]{5}$")
 

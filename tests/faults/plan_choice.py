@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from harness.fault_proxy import Noted
 
 from faults.fault_modes import MOMENTS, TEXTS
-from faults.fault_plan import Plan
+from faults.fault_plan import Plan, pair
 from faults.plan_run import Result
 
 Json = dict[str, Any]
@@ -27,6 +28,20 @@ def plans_of(learned: Result) -> list[Plan]:
         *(Plan(name, "errors", where) for where in errors(learned.noted)),
         *(Plan(name, "delete", where) for where in deletions(learned.noted)),
     ]
+
+
+def pairs_of(plans: Sequence[Plan], count: int, seed: int) -> list[Plan]:
+    """Draw pairs of faults of the same story; the second is one that acts on calls."""
+    drawn = random.Random(f"pairs {seed}")
+    first = [plan for plan in plans if plan.mode != "delete"]
+    then: dict[str, list[Plan]] = {}
+    for plan in plans:
+        if plan.mode in ("kill", "cut", "delete") or plan.where.get("verb") not in (None, "watch"):
+            then.setdefault(plan.scenario, []).append(plan)
+    if not first:
+        return []
+    chosen = (drawn.choice(first) for _ in range(count))
+    return [pair(plan, drawn.choice(then[plan.scenario])) for plan in chosen]
 
 
 def kills(noted: Iterable[Noted]) -> list[Json]:

@@ -14,9 +14,10 @@ from harness.fault_proxy import Fault, FaultProxy, Noted, fault_proxy
 
 from builders import NAMES
 from faults import fault_oracles as oracles
+from faults import write_counts
 from faults.admin_api import Json, RefusedByServerError
 from faults.fault_ground import CANARY, OPERATORS, Ground
-from faults.fault_modes import StrikingFault, fault_of
+from faults.fault_modes import TIMES, StrikingFault, fault_of
 from faults.fault_plan import Plan
 from faults.fault_scenarios import SCENARIOS, Scenario, given_status
 from faults.namespace_view import (
@@ -29,6 +30,7 @@ from faults.namespace_view import (
 from faults.normal_form import normal_form
 from faults.operator_forks import OperatorFork
 from faults.played_kubelet import Stage
+from faults.played_store import PlayedStore, store_is_what_is_told
 from faults.summaries import describe_call, describe_event
 from finetune_api.names import PLURALS
 
@@ -55,13 +57,22 @@ class Result:
     end: Json = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a story before it runs; a story that is learned has no end yet."""
+
+    end: Json | None = None
+    budget: write_counts.Budget | None = None
+
+
 class PlanRun:
     """One plan while it runs."""
 
-    def __init__(self, ground: Ground, plan: Plan, name: str, wanted: Json | None) -> None:
-        self._ground, self._plan, self._name, self._wanted = ground, plan, name, wanted
+    def __init__(self, ground: Ground, plan: Plan, name: str, known: Known) -> None:
+        self._ground, self._plan, self._name, self._known = ground, plan, name, known
         self._scenario: Scenario = SCENARIOS[plan.scenario]
-        self._invariants = oracles.Invariants()
+        self._modes = [part.mode for part in plan.parts()]
+        self._invariants, self._store = oracles.Invariants(), PlayedStore()
         self._result = Result(plan)
         self._operators: list[OperatorFork] = []
         self._stopping = False
@@ -73,7 +84,7 @@ class PlanRun:
         self.folder.mkdir()
         view = await ground.namespace(self._name, everywhere=scenario.everywhere)
         view.listeners += [self._invariants.seen, self._note]
-        ground.kubelet.stages[self._name] = Stage(scenario.script)
+        ground.kubelet.stages[self._name] = Stage(scenario.script, self._store)
         await self._give()
         async with fault_proxy(ground.api.address, ground.session, describe_call) as proxy:
             self._write_kubeconfig(proxy)
@@ -100,7 +111,7 @@ class PlanRun:
     ) -> None:
         await self._operator_works()
         world = World(self._ground.admin, view)
-        deletes = self._plan.mode == "delete"
+        deletes = "delete" in self._modes
         driving = asyncio.create_task(self._scenario.drive(world))
         try:
             if deletes:
@@ -112,7 +123,8 @@ class PlanRun:
         await self._operator_works()
         await self._rest(proxy)
         self._result.struck = fault is None or fault.struck
-        await self._judge(deleted=deletes and self._result.struck)
+        await self._judge(deleted=self._deleted)
+        self._count(proxy)
 
     async def _operator_works(self) -> None:
         """Wait until the operator is past its start; raises NotReachedError."""
@@ -198,8 +210,10 @@ class PlanRun:
             if any(known["kind"] == kind for known in found):
                 broken.append(f"the deleted {kind} is back")
         else:
-            broken += oracles.end_is_the_same(self._wanted, found, self._name)
+            broken += oracles.end_is_the_same(self._known.end, found, self._name)
         broken += oracles.nothing_is_orphaned(found)
+        broken += self._store.broken
+        broken += store_is_what_is_told(self._store, found, self._scenario.given)
         events = await self._ground.admin.list("Event", self._name)
         texts = {"objects": json.dumps(found), "events": json.dumps(events)}
         status, texts["metrics"] = await self._operators[-1].get(self._ground.session, "/metrics")
@@ -207,11 +221,20 @@ class PlanRun:
             broken.append(f"/metrics answers {status}")
         lines = [line for operator in self._operators for line in operator.lines()]
         texts["log"] = "\n".join(lines)
-        allowed = STARVED + PROVOKED.get(self._plan.mode, ())
+        allowed = STARVED + tuple(word for mode in self._modes for word in PROVOKED.get(mode, ()))
         broken += oracles.the_log_is_clean(lines, allowed)
         token = self._ground.tokens[self._scenario.everywhere]
         broken += oracles.no_secret_is_told([CANARY, token], texts)
         broken += self._invariants.broken
+
+    def _count(self, proxy: FaultProxy) -> None:
+        """Compare the writes with the budget: each fault may cost some, each new operator too."""
+        if not self._known.budget:
+            return
+        struck = (mode for mode in self._modes if mode != "learn")
+        strikes = sum(TIMES if mode == "errors" else 1 for mode in struck)
+        strikes += len(self._operators) - 1
+        self._result.broken += write_counts.over_budget(self._known.budget, proxy.noted, strikes)
 
     async def _everything(self) -> list[Json]:
         """Return all objects of ours; garbage collection is given time to end."""

@@ -1,7 +1,8 @@
 """Plays scheduler, kubelet and trainer: binds pods, runs them, answers for them, ends them.
 
-What a pod does stands in its namespace's `Script`. A pod that is deleted stops as a trainer does:
-it checkpoints, writes its last word, and is gone.
+What a pod does stands in its namespace's `Script`. It reads its configuration, writes to the store
+of its namespace, and goes on from the newest checkpoint there. A pod that is deleted stops as a
+trainer does: it checkpoints, writes its last word, and is gone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import ipaddress
 import itertools
 import json
-from collections import defaultdict
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,21 +19,27 @@ from typing import Any
 
 from aiohttp import web
 
-from builders import digest
 from faults.admin_api import AdminApi, Json, RefusedByServerError, path_of
+from faults.played_store import PlayedStore
 from finetune_api.names import (
     ATTEMPT_LABEL,
     COMPONENT_LABEL,
+    CONFIG_KEY,
     CONTAINER,
+    EXPERIMENT,
     METRICS_PORT,
     OWNER_UID_ANNOTATION,
     REVISION_LABEL,
 )
-from finetune_api.run_outcome import EXIT_CODES, Outcome
+from finetune_api.run_outcome import EXIT_CODES, FailureClass, Outcome
 from finetune_operator.object_cache import owner_key
 
 NODE = "played-node"
 STEP_SECONDS, STEPS_AT_ONCE, LAST_STEP = 0.05, 10, 100
+CHECKPOINT_STEPS = 20
+CONFIG_SECONDS = 0.2
+_FIRST_ADDRESS = int(ipaddress.ip_address("127.64.0.0"))
+"""Another process on the machine may play pods too: each begins elsewhere."""
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
@@ -45,6 +52,11 @@ class Work:
     attempt: int
     revision: int
     rank: int
+
+    @property
+    def trains(self) -> bool:
+        """Tell whether it takes steps."""
+        return self.kind == EXPERIMENT and self.component == "attempt"
 
 
 @dataclass(frozen=True)
@@ -59,19 +71,16 @@ Script = Callable[[Work], Act]
 
 
 @dataclass
-class Storage:
-    """The checkpoints of one run."""
-
-    step: int = 0
-    uri: str = ""
-
-
-@dataclass
 class _Pod:
     manifest: Json
     work: Work
     address: str
+    config: Json = field(default_factory=dict)
     step: int = 0
+    first: int | None = None
+    """first is the step that it went on from, once it takes steps."""
+    checkpoint: Json | None = None
+    """checkpoint is the newest that it knows."""
     deleted: bool = False
     ended: bool = False
     task: asyncio.Task[None] | None = None
@@ -79,10 +88,10 @@ class _Pod:
 
 @dataclass
 class Stage:
-    """One namespace: its script and what its runs stored."""
+    """One namespace: its script and what its pods stored."""
 
     script: Script
-    storage: dict[str, Storage] = field(default_factory=lambda: defaultdict(Storage))
+    store: PlayedStore = field(default_factory=PlayedStore)
 
 
 class PlayedKubelet:
@@ -93,7 +102,7 @@ class PlayedKubelet:
         self.stages: dict[str, Stage] = {}
         self._pods: dict[str, _Pod] = {}
         self._by_address: dict[str, _Pod] = {}
-        self._addresses = itertools.count(int(ipaddress.ip_address("127.91.0.1")))
+        self._addresses = itertools.count(_FIRST_ADDRESS + os.getpid() % 4096 * 1024 + 1)
         self._ports: web.AppRunner | None = None
 
     async def serve(self) -> None:
@@ -139,16 +148,24 @@ class PlayedKubelet:
             await self._bind(pod)
             await self._listen(pod)
             await self._status(pod, "Running", {"running": {}})
+            pod.config = await self._config(pod)
             act = stage.script(pod.work)
-            storage = self._storage(stage, pod)
-            pod.step = min(storage.step, act.step)
-            while pod.step < act.step:
-                await asyncio.sleep(STEP_SECONDS)
-                pod.step += STEPS_AT_ONCE
+            if pod.work.trains:
+                await self._train(stage.store, pod, act.step)
             if act.end is None:
                 return
             await asyncio.sleep(STEP_SECONDS)
-            await self._end(pod, act.end)
+            await self._end(pod, _last_word(stage.store, pod, act.end))
+
+    async def _train(self, store: PlayedStore, pod: _Pod, until: int) -> None:
+        """Take steps from the newest checkpoint on; rank 0 stores some of them."""
+        pod.checkpoint = store.newest(pod.config)
+        pod.step = pod.first = pod.checkpoint["step"] if pod.checkpoint else 0
+        while pod.step < until:
+            await asyncio.sleep(STEP_SECONDS)
+            pod.step += STEPS_AT_ONCE
+            if pod.work.rank == 0 and pod.step % CHECKPOINT_STEPS == 0:
+                pod.checkpoint = store.checkpoint(pod.config, pod.step)
 
     async def _stops(self, stage: Stage, pod: _Pod) -> None:
         """SIGTERM: a training pod checkpoints; then the kubelet removes the pod."""
@@ -156,17 +173,19 @@ class PlayedKubelet:
         with suppress(RefusedByServerError):
             if not pod.ended and pod.manifest["spec"].get("nodeName"):
                 await asyncio.sleep(STEP_SECONDS)
-                await self._end(pod, self._last_word(stage, pod))
+                said = Outcome(failure_class=FailureClass.CHECKPOINTED)
+                await self._end(pod, _last_word(stage.store, pod, said))
         await self._api.delete("Pod", namespace, name, grace=0)
 
-    def _last_word(self, stage: Stage, pod: _Pod) -> Outcome:
-        said: Json = {"class": "Checkpointed", "rank": pod.work.rank, "step": pod.step}
-        if pod.work.component == "attempt" and pod.work.rank == 0 and pod.step:
-            storage = self._storage(stage, pod)
-            storage.step = max(storage.step, pod.step)
-            storage.uri = f"pvc://c/attempt-{pod.work.attempt}.0/step-{pod.step}"
-            said["checkpoint"] = {"step": pod.step, "uri": storage.uri, "digest": digest("c")}
-        return Outcome.model_validate_json(json.dumps(said))
+    async def _config(self, pod: _Pod) -> Json:
+        """Wait for the ConfigMap of a pod, as the kubelet does, and read it."""
+        volumes = pod.manifest["spec"]["volumes"]
+        name = next(v["configMap"]["name"] for v in volumes if v["name"] == "config")
+        namespace = pod.manifest["metadata"]["namespace"]
+        while (found := await self._api.read("ConfigMap", namespace, name)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(CONFIG_SECONDS)
+        config: Json = json.loads(found["data"][CONFIG_KEY])
+        return config
 
     async def _bind(self, pod: _Pod) -> None:
         metadata = pod.manifest["metadata"]
@@ -195,9 +214,6 @@ class PlayedKubelet:
             "Pod", metadata["namespace"], metadata["name"], {"status": status}, sub="/status"
         )
 
-    def _storage(self, stage: Stage, pod: _Pod) -> Storage:
-        return stage.storage[pod.manifest["metadata"]["annotations"][OWNER_UID_ANNOTATION]]
-
     def _address(self) -> str:
         return str(ipaddress.ip_address(next(self._addresses)))
 
@@ -215,10 +231,31 @@ class PlayedKubelet:
         if pod is None or pod.ended or pod.deleted:
             return web.Response(status=503)
         annotations: dict[str, Any] = pod.manifest["metadata"]["annotations"]
-        phase = "Training" if pod.work.component == "attempt" else "Preparing"
-        told = {"run": f"{annotations[OWNER_UID_ANNOTATION]}/{pod.work.attempt}", "phase": phase,
-                "percentage": pod.step, "step": pod.step, "totalSteps": LAST_STEP}  # fmt: skip
-        return web.json_response(told)
+        phase = "Starting" if pod.first is None else "Training"
+        told = {"run": f"{annotations[OWNER_UID_ANNOTATION]}/{pod.work.attempt}",
+                "phase": phase if pod.work.trains else "Preparing", "percentage": pod.step,
+                "step": pod.step, "totalSteps": LAST_STEP, "firstStep": pod.first,
+                "checkpoint": pod.checkpoint if pod.work.rank == 0 else None}  # fmt: skip
+        return web.json_response({name: value for name, value in told.items() if value is not None})
+
+
+def _last_word(store: PlayedStore, pod: _Pod, outcome: Outcome) -> Outcome:
+    """Return an outcome with what the pod has stored by then."""
+    said: Json = json.loads(outcome.model_dump_json(by_alias=True, exclude_none=True))
+    said |= {"rank": pod.work.rank}
+    if pod.work.trains:
+        said["step"] = max(said["step"], pod.step)
+        said["firstStep"] = pod.first
+    if pod.work.rank == 0 and pod.config:
+        said = store.results(pod.config, said)
+        if pod.first is not None and pod.step > max(
+            pod.first, (pod.checkpoint or {}).get("step", 0)
+        ):
+            pod.checkpoint = store.checkpoint(pod.config, pod.step)
+        said["checkpoint"] = pod.checkpoint
+        if said.get("result"):
+            said["result"] = pod.checkpoint
+    return Outcome.model_validate_json(json.dumps(said))
 
 
 def work_of(pod: Json) -> Work:

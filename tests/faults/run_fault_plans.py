@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import json
 import logging
 import random
 import shutil
@@ -20,10 +21,12 @@ from faults.admin_api import Json
 from faults.fault_ground import Ground, fault_ground
 from faults.fault_plan import MODES, Plan, plan_of
 from faults.fault_scenarios import SCENARIOS
-from faults.plan_choice import plans_of
-from faults.plan_run import PlanRun, Result
+from faults.plan_choice import pairs_of, plans_of
+from faults.plan_run import Known, PlanRun, Result
+from faults.write_counts import BUDGETS, Budget, budget_of, budgets
 
 REPORT_EVERY = 25
+PAIRS = 400
 AT_ONCE = 12
 """Plans side by side: most of their time is waiting."""
 
@@ -35,6 +38,7 @@ class Campaign:
     ground: Ground
     ends: dict[str, Json] = field(default_factory=dict)
     """ends of undisturbed runs, by scenario."""
+    budgets: dict[str, Budget] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     at_once: int = AT_ONCE
     logs: Path | None = None
@@ -71,7 +75,8 @@ class Campaign:
 
     async def _one(self, plan: Plan) -> Result:
         name = f"plan-{next(self._numbers)}"
-        run = PlanRun(self.ground, plan, name, self.ends.get(plan.scenario))
+        known = Known(self.ends.get(plan.scenario), self.budgets.get(plan.scenario))
+        run = PlanRun(self.ground, plan, name, known)
         started = time.monotonic()
         result = await run.run()
         took = time.monotonic() - started
@@ -106,18 +111,36 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
+def write_budgets(learned: Iterable[Result]) -> dict[str, Budget]:
+    """Replace the budgets of the stories that were learned.
+
+    What vanishes first with a namespace is not the operator's to say: that story has no budget.
+    """
+    steady = (one for one in learned if not (one.broken or SCENARIOS[one.plan.scenario].everywhere))
+    fresh = {one.plan.scenario: budget_of(one.noted) for one in steady}
+    found = dict(sorted((budgets() | fresh).items()))
+    BUDGETS.write_text(f"{json.dumps(found, indent=2)}\n")
+    return found
+
+
 async def campaign(chosen: argparse.Namespace) -> int:
     """Run what was asked for; return 1 if a plan failed."""
-    began = time.monotonic()
+    began, loop = time.monotonic(), asyncio.get_running_loop()
+    if (task := asyncio.current_task()) is not None:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)  # nothing is left running
     only = plan_of(chosen.plan) if chosen.plan else None
     scenarios = [only.scenario] if only else chosen.scenarios or list(SCENARIOS)
     async with fault_ground() as ground:
         work = Campaign(ground, at_once=chosen.at_once, logs=chosen.logs)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, work.stop)
+        work.budgets = {} if chosen.write_budgets else budgets()
+        loop.add_signal_handler(signal.SIGINT, work.stop)
         learned = await work.learn(scenarios)
+        if chosen.write_budgets:
+            work.budgets = write_budgets(learned)
         if any(result.broken for result in learned):
             return 1
         plans = [plan for result in learned for plan in plans_of(result)]
+        plans += pairs_of(plans, chosen.pairs, chosen.seed)
         print(f"{len(plans)} plans from {len(learned)} undisturbed runs")
         if only:
             plans = [only]
@@ -134,9 +157,11 @@ async def campaign(chosen: argparse.Namespace) -> int:
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write-budgets", action="store_true", help="learn what a story costs")
     parser.add_argument("--plan", help="one plan as a failure printed it")
     parser.add_argument("--sample", type=int, help="run only so many")
     parser.add_argument("--seed", type=int, default=1, help="of order and sample")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="draw so many pairs of faults")
     parser.add_argument("--seconds", type=float, help="begin no plan after so many")
     parser.add_argument("--scenarios", nargs="*", choices=list(SCENARIOS))
     parser.add_argument("--modes", nargs="*", choices=MODES[1:])
