@@ -7,6 +7,8 @@ import os
 import signal
 from contextlib import suppress
 
+import pytest
+
 from finetune_cli.local_run import INTERRUPTED
 from local_story import (
     LocalStory,
@@ -70,6 +72,7 @@ async def test_three_manifests_in_any_order_become_a_verified_model(story):
     }
 
 
+@pytest.mark.timeout(600)
 async def test_ctrl_c_a_damaged_checkpoint_and_a_killed_rank_cost_no_bit_of_the_result(
     story, inputs, tmp_path
 ):
