@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from finetune_api.conditions import COMPLETE
-from finetune_api.names import EXPERIMENT, POD_GROUP, attempt_job
+from finetune_api.finetune_experiment import FineTuneExperiment
+from finetune_api.names import POD_GROUP, attempt_job
 from finetune_operator.manifests.pod_group import POD_GROUP_VERSION
 from finetune_operator.observed import ChildRef, Observed, Plan
 from finetune_operator.planners.life import lives
@@ -24,14 +25,14 @@ def groups_left(observed: Observed, decided: Plan) -> tuple[ChildRef, ...]:
     """Return the PodGroups whose attempts are over: they go when the next attempt is made, or with
     their Jobs.
     """
-    wanted = observed.object.spec.scheduling
-    if observed.key.kind != EXPERIMENT or POD_GROUP not in wanted.kinds:
+    found = observed.object
+    if not (isinstance(found, FineTuneExperiment) and POD_GROUP in found.spec.scheduling.kinds):
         return ()
-    if is_final(observed.object.status):
+    if is_final(found.status):
         attempts = {job.ref for job in observed.jobs if job.component == "attempt"}
         return tuple(_group(observed, ref.name) for ref in decided.delete if ref in attempts)
     made = any(child["kind"] == POD_GROUP for child in decided.apply)
-    before = observed.object.status.attempt.number - 1
+    before = found.status.attempt.number - 1
     return (_group(observed, attempt_job(observed.key.name, before)),) if made and before else ()
 
 
