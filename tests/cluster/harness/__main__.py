@@ -1,4 +1,4 @@
-"""Command line of the test cluster: `python3 -m harness up|down|status|build|images|env`."""
+"""Command line of the test cluster: `python3 -m harness up|down|status|build|images|jobset|env`."""
 
 import argparse
 import fcntl
@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 
 from harness import binaries, cluster, images
 from harness.errors import HarnessError
+from harness.jobset_build import build_jobset
 from harness.locations import BIN, CACHE, KUBECONFIG, LOGS, PROMETHEUS
 from harness.machine import install_packages, require_root
 from harness.object_store import object_store
@@ -25,6 +26,7 @@ def main() -> int:
         "status": (_status, "which processes run"),
         "build": (_build, "install packages and build programs, start nothing"),
         "images": (images.load_images, "build both images and give them to the cluster"),
+        "jobset": (_jobset, "build the JobSet controller and print its folder"),
         "env": (_env, "shell lines with KUBECONFIG, PATH and the S3 settings"),
     }
     parser = argparse.ArgumentParser(prog="harness", description=__doc__)
@@ -87,6 +89,10 @@ def _build() -> None:
     require_root()
     install_packages()
     binaries.build_all()
+
+
+def _jobset() -> None:
+    print(build_jobset())
 
 
 def _env() -> None:

@@ -192,7 +192,7 @@ def bare_api(
 
     Raises NotReadyError when the server does not become ready.
     """
-    port, *etcd_ports = _free_ports(3)
+    port, *etcd_ports = free_ports(3)
     ports = (etcd_ports[0], etcd_ports[1])
     api = BareApi(folder, users or {}, controllers, port, ports, controller_words)
     try:
@@ -202,7 +202,8 @@ def bare_api(
         api.stop()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback address that nobody listens on."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
