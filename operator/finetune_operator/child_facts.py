@@ -205,7 +205,7 @@ def _meta(manifest: Manifest) -> Manifest:
 
 
 def _condition(item: Manifest) -> Manifest:
-    names = ("type", "status", "reason")
+    names: tuple[str, ...] = ("type", "status", "reason")
     if item.get("type") == "FailureTarget":
         names += ("lastTransitionTime",)
     kept = {name: item[name] for name in names if name in item}
