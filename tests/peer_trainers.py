@@ -38,9 +38,7 @@ def peer_model(folder: Path, like: nn.Module, *, attention: str) -> nn.Module:
         rank, alpha = int(PLAN["rank"]), int(PLAN["alpha"])
         # By name: PEFT's "all-linear" takes the routers and experts of some families too.
         targets = like.peft_config["default"].target_modules
-        config = LoraConfig(
-            task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules=targets
-        )
+        config = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules=targets)
         model = get_peft_model(model, config)
     weights = {name: one.detach() for name, one in like.named_parameters()}
     with torch.no_grad():
