@@ -37,7 +37,7 @@ from finetune_operator.object_cache import owner_key
 NODE = "played-node"
 STEP_SECONDS, STEPS_AT_ONCE, LAST_STEP = 0.05, 10, 100
 CHECKPOINT_STEPS = 20
-CONFIG_SECONDS = 0.2
+CONFIG_SECONDS, STARTING_SECONDS = 0.2, 3.0
 _FIRST_ADDRESS = int(ipaddress.ip_address("127.64.0.0"))
 """Another process on the machine may play pods too: each begins elsewhere."""
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
@@ -81,6 +81,9 @@ class _Pod:
     """first is the step that it went on from, once it takes steps."""
     checkpoint: Json | None = None
     """checkpoint is the newest that it knows."""
+    asked: int = 0
+    asked_twice: asyncio.Event = field(default_factory=asyncio.Event)
+    """asked_twice while it starts: then a status says so."""
     deleted: bool = False
     ended: bool = False
     task: asyncio.Task[None] | None = None
@@ -160,6 +163,9 @@ class PlayedKubelet:
     async def _train(self, store: PlayedStore, pod: _Pod, until: int) -> None:
         """Take steps from the newest checkpoint on; rank 0 stores some of them."""
         pod.checkpoint = store.newest(pod.config)
+        if pod.checkpoint and pod.work.rank == 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(pod.asked_twice.wait(), STARTING_SECONDS)
         pod.step = pod.first = pod.checkpoint["step"] if pod.checkpoint else 0
         while pod.step < until:
             await asyncio.sleep(STEP_SECONDS)
@@ -230,12 +236,15 @@ class PlayedKubelet:
         pod = self._by_address.get(request.transport.get_extra_info("sockname")[0])
         if pod is None or pod.ended or pod.deleted:
             return web.Response(status=503)
+        pod.asked += 1
+        if pod.asked > 1:
+            pod.asked_twice.set()
         annotations: dict[str, Any] = pod.manifest["metadata"]["annotations"]
         phase = "Starting" if pod.first is None else "Training"
         told = {"run": f"{annotations[OWNER_UID_ANNOTATION]}/{pod.work.attempt}",
                 "phase": phase if pod.work.trains else "Preparing", "percentage": pod.step,
                 "step": pod.step, "totalSteps": LAST_STEP, "firstStep": pod.first,
-                "checkpoint": pod.checkpoint if pod.work.rank == 0 else None}  # fmt: skip
+                "checkpoint": pod.checkpoint}  # fmt: skip
         return web.json_response({name: value for name, value in told.items() if value is not None})
 
 
