@@ -17,7 +17,7 @@ from harness.bare_api import BareApi
 
 from builders import outcome
 from faults.fault_scenarios import a_rank_fails_first, good_end, the_first_attempt_waits
-from faults.played_kubelet import Act, Script, Work
+from faults.played_kubelet import LAST_STEP, Act, Script, Work
 from finetune_api.compute_settings import Engine
 from finetune_api.names import EXPERIMENT
 from finetune_api.run_outcome import FailureClass, Outcome
@@ -55,7 +55,7 @@ async def test_an_attempt_completes(lab: Lab) -> None:
         await run.begin()
         status = await run.completed()
         assert (status["attempt"]["number"], cost(status)) == (1, {})
-        assert status["result"]["step"] == 90
+        assert status["result"]["step"] == LAST_STEP
 
 
 async def test_ranks_meet_under_the_name_that_the_pods_have(lab: Lab) -> None:
