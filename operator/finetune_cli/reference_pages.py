@@ -114,7 +114,7 @@ def settings_page() -> str:
 
 def _setting_rows() -> Iterator[tuple[str, ...]]:
     for field in Settings.model_fields.values():
-        default = json.dumps(field.get_default(), default=str)
+        default = json.dumps(field.get_default(call_default_factory=True), default=str)
         shown = "required" if field.is_required() else f"`{default}`"
         yield f"`{field.alias}`", shown, (field.description or "").replace("\n", " ")
 
