@@ -67,7 +67,7 @@ def test_the_same_again_has_the_same_key():
         {"data": {"turns": [[*TURNS, *TURNS]]}},
         {"data": {"turns": [[{**TURNS[0], "train": False}, TURNS[1]]]}},
     ],
-    ids=str,
+    ids=lambda options: "-".join([*options, *options.get("made", ())]),
 )
 def test_each_ingredient_changes_the_key(options):
     made = encoder(**options.pop("made", {}))
