@@ -53,6 +53,7 @@ def push_image(name: str, registry: str) -> None:
 
 def prune() -> None:
     """Remove images that lost their name and that no other is built on."""
+    buildah("rm", "--all")  # a build that was killed keeps its container, and that its image
     buildah("rmi", "--prune")
 
 
