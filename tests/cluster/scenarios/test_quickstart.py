@@ -13,8 +13,11 @@ from quickstart import QUICKSTART, apply_quickstart, prepare_inputs, wait_with_k
 from scenarios.stories import Ground, condition, pods_of, read
 
 DASHBOARD = Path(__file__).parents[3] / "dashboards" / "experiment.json"
-WITHOUT_VALUE_HERE = ("finetune_train_mfu_ratio", "finetune_experiment_recovery_seconds")
-"""A CPU has no peak in a datasheet; a run that nothing disturbs recovers from nothing."""
+WITHOUT_VALUE_HERE = (
+    *("finetune_train_mfu_ratio", "finetune_experiment_recovery_seconds"),
+    *("finetune_experiment_gpu_seconds", "finetune_experiment_forecast_gpu_seconds"),
+)
+"""A CPU has no peak in a datasheet and no GPU time; what nothing disturbs recovers from nothing."""
 
 
 @pytest.fixture(scope="module")
