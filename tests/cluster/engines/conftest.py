@@ -15,6 +15,8 @@ from harness.jobset_controller import jobset_controller
 from finetune_api.compute_settings import Engine
 
 JOBSET = os.environ.get("FINETUNE_TEST_JOBSET", "")
+WORDS = ("--controllers=*,-pod-garbage-collector-controller",)
+"""That controller deletes the pods of nodes that do not exist, and nodes are played here."""
 NEEDED = (
     "FINETUNE_TEST_JOBSET names no folder of a JobSet controller; "
     "`python3 -m harness jobset` in tests/cluster builds one"
@@ -35,7 +37,9 @@ def the_operator_logs_no_unexpected_exception() -> None:
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareApi]:
     """The server with the chart's default objects and the right to JobSets."""
     with ExitStack() as stack:
-        api = stack.enter_context(bare_api(tmp_path_factory.mktemp("api"), controllers=True))
+        api = stack.enter_context(
+            bare_api(tmp_path_factory.mktemp("api"), controllers=True, controller_words=WORDS)
+        )
         if JOBSET:
             stack.enter_context(jobset_controller(api, Path(JOBSET)))
         api.kubectl("create", "namespace", SYSTEM)

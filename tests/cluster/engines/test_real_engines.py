@@ -54,7 +54,7 @@ async def test_an_attempt_completes(lab: Lab) -> None:
     async with lab(good_end) as run:
         await run.begin()
         status = await run.completed()
-        assert (status["attempt"]["number"], cost(status)) == (1, {})
+        assert (status["attempt"]["number"], cost(status)) == (1, {}), status["history"]
         assert status["result"]["step"] == LAST_STEP
 
 
@@ -72,7 +72,7 @@ async def test_a_rank_that_fails_ends_the_attempt_and_the_next_one_follows(lab: 
     async with lab(a_rank_fails_first) as run:
         await run.begin()
         status = await run.completed()
-        assert (status["attempt"]["number"], cost(status)) == (2, {"unknown": 1})
+        assert (status["attempt"]["number"], cost(status)) == (2, {"unknown": 1}), status["history"]
         assert status["history"][-2]["rank"] == 1
 
 
@@ -88,7 +88,9 @@ async def test_a_hang_that_a_rank_reports_costs_a_lost_peer(lab: Lab) -> None:
     async with lab(first_attempt(0, HANG)) as run:
         await run.begin()
         status = await run.completed()
-        assert (status["attempt"]["number"], cost(status)) == (2, {"peerLost": 1})
+        assert (status["attempt"]["number"], cost(status)) == (2, {"peerLost": 1}), status[
+            "history"
+        ]
         assert status["history"][-2]["outcome"] == "Hang"
 
 
@@ -97,7 +99,9 @@ async def test_a_peer_that_is_lost_is_no_disruption_though_its_pod_is_deleted(la
     async with lab(first_attempt(0, LOST)) as run:
         await run.begin()
         status = await run.completed()
-        assert (status["attempt"]["number"], cost(status)) == (2, {"peerLost": 1})
+        assert (status["attempt"]["number"], cost(status)) == (2, {"peerLost": 1}), status[
+            "history"
+        ]
 
 
 async def test_an_eviction_is_a_disruption(lab: Lab) -> None:
@@ -105,7 +109,9 @@ async def test_an_eviction_is_a_disruption(lab: Lab) -> None:
         await run.begin()
         await run.evict((await run.ranks_run())[1])
         status = await run.completed()
-        assert (status["attempt"]["number"], cost(status)) == (2, {"disruption": 1})
+        assert (status["attempt"]["number"], cost(status)) == (2, {"disruption": 1}), status[
+            "history"
+        ]
 
 
 async def test_a_suspended_attempt_is_deleted_and_another_one_goes_on(lab: Lab) -> None:
@@ -117,7 +123,7 @@ async def test_a_suspended_attempt_is_deleted_and_another_one_goes_on(lab: Lab) 
         assert (run.children(), run.ranks()) == ([], [])
         await run.world.change(EXPERIMENT, {"spec": {"runPolicy": {"suspend": False}}})
         status = await run.completed()
-        assert (status["attempt"]["number"], cost(status)) == (2, {})
+        assert (status["attempt"]["number"], cost(status)) == (2, {}), status["history"]
 
 
 async def test_a_queue_starts_stops_and_resumes_the_same_attempt(lab: Lab) -> None:
@@ -136,7 +142,9 @@ async def test_a_queue_starts_stops_and_resumes_the_same_attempt(lab: Lab) -> No
         run.plays(good_end)
         await run.suspend(False)
         status = await run.completed()
-        assert (status["attempt"]["number"], cost(status)) == (1, {"disruption": 1})
+        assert (status["attempt"]["number"], cost(status)) == (1, {"disruption": 1}), status[
+            "history"
+        ]
 
 
 async def test_an_attempt_that_somebody_deletes_is_followed_by_another(lab: Lab) -> None:
@@ -145,7 +153,9 @@ async def test_an_attempt_that_somebody_deletes_is_followed_by_another(lab: Lab)
         await run.ranks_run()
         await run.delete_child()
         status = await run.completed()
-        assert (status["attempt"]["number"], cost(status)) == (2, {"disruption": 1})
+        assert (status["attempt"]["number"], cost(status)) == (2, {"disruption": 1}), status[
+            "history"
+        ]
 
 
 async def test_a_run_that_is_deleted_leaves_nothing(lab: Lab) -> None:
