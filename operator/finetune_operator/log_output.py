@@ -20,6 +20,10 @@ _SECRET_TEXTS = re.compile(
 QUIET = ("kopf", "kubernetes", "aiohttp", "asyncio")
 """Libraries whose messages below a warning say nothing about our objects, or print bodies."""
 
+NO_FAILURES = ("; will re", "request_cancel_callback")
+"""What kopf says of a request that it repeats by itself, and of one under way when its watch is to
+end: kopf 1.45 looks for a task to cancel where there is none, and the request ends by itself."""
+
 Line = MutableMapping[str, Any]
 
 
@@ -50,7 +54,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
             ],
         )
     )
-    handler.addFilter(_retries_are_warnings)
+    handler.addFilter(_no_failures_are_warnings)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -58,9 +62,9 @@ def configure(level: str, stream: TextIO | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _retries_are_warnings(record: logging.LogRecord) -> bool:
-    """Lower what kopf says of a request that it repeats by itself: nothing has failed yet."""
-    if record.levelno == logging.ERROR and "; will re" in record.getMessage():
+def _no_failures_are_warnings(record: logging.LogRecord) -> bool:
+    """Lower what is said as an error while nothing has failed."""
+    if record.levelno == logging.ERROR and any(one in record.getMessage() for one in NO_FAILURES):
         record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
     return True
 

@@ -41,6 +41,8 @@ from finetune_operator.work_queue import Lane, WorkQueue
 
 STEP_SECONDS = 30.0
 """A step that takes longer is ended and repeated."""
+DELETE_LOOK_SECONDS = 10.0
+"""What was deleted is looked at again: if it was said to be absent and is not, nothing wakes us."""
 KINDS_LOOK_SECONDS = 60.0
 """A kind that the API server does not know yet is looked for this often: its CRD wakes nobody."""
 HEADWAY_LOOK_SECONDS = 60.0
@@ -176,6 +178,8 @@ class Reconciler:
             self.active.discard(key)
         if decided.requeue_seconds is not None:
             self._queue.add(key, after_seconds=max(decided.requeue_seconds, 0.1))
+        if decided.delete:
+            self._queue.add(key, after_seconds=DELETE_LOOK_SECONDS, lane=Lane.PATIENT)
         if observed.unserved_kinds:
             self._queue.add(key, after_seconds=KINDS_LOOK_SECONDS, lane=Lane.PATIENT)
         for job in observed.jobs:

@@ -34,7 +34,7 @@ def _write(event: dict) -> Write:
     what = event.get("objectRef") or {}
     return Write(
         time=datetime.fromisoformat(event["requestReceivedTimestamp"]),
-        user=event["user"]["username"],
+        user=event["user"].get("username", ""),  # nobody: the client went before it was known
         verb=event["verb"],
         resource=what.get("resource", ""),
         namespace=what.get("namespace", ""),

@@ -246,6 +246,15 @@ async def test_what_is_due_by_the_clock_is_planned_again(ground):
     assert ground.looks > 1
 
 
+async def test_what_was_deleted_is_looked_at_again(ground, monkeypatch):
+    """A server may say that a child is absent and leave it: then no event ever comes."""
+    monkeypatch.setattr("finetune_operator.reconciler.DELETE_LOOK_SECONDS", 0.01)
+    ref = ChildRef("batch/v1", "Job", "ml", "faq-d0", "u9", "1")
+    ground.answer = Plan(status=told("Fetching"), delete=(ref,))
+    await ground.work(0.5)
+    assert [verb for verb, _ in ground.cluster.writes].count("delete") > 2
+
+
 async def test_the_status_goes_to_the_version_that_was_observed(ground):
     """A cache that is behind must not set a counter back."""
     ground.cluster.put(dataset(attempt={"number": 3}))
