@@ -75,6 +75,11 @@ class Leader:
             return None
         return int(self._lease["spec"].get("leaseTransitions") or 0)
 
+    def must_lead(self) -> None:
+        """Raise LeadershipLostError if another may lead: who stood still acts no more."""
+        if self._lease is None or self._clock() - self._renewed_at > RENEW_DEADLINE_SECONDS:
+            raise LeadershipLostError("the Lease was not renewed in time")
+
     async def acquire(self) -> None:
         """Wait until the Lease is ours."""
         while True:

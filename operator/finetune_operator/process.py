@@ -95,6 +95,7 @@ class Operator:
             renewed=self.health.answered,
         )
         self._leader.pod = settings.identity
+        cluster.guard(self._leader.must_lead)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start everything in order, wait for `stop` or the end of a part, stop in order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,6 +49,11 @@ class KubernetesCluster:
         self._writes = writes or TokenBucket(40, 80)
         self._reads = reads or TokenBucket(50, 100)
         self._pods: aiohttp.ClientSession | None = None
+        self._must_lead: Callable[[], None] = lambda: None
+
+    def guard(self, must_lead: Callable[[], None]) -> None:
+        """Have `must_lead` called right before every write but those of the Lease; it may raise."""
+        self._must_lead = must_lead
 
     def scopes(self) -> list[KubernetesCluster]:
         """Return one view per namespace: a watch has exactly one scope."""
@@ -227,6 +232,7 @@ class KubernetesCluster:
     async def _spend(self, method: str, path: str, **call: Any) -> Manifest:
         """Make a call that the write budget pays for, and pause all when told to slow down."""
         await self._writes.take()
+        self._must_lead()
         try:
             return await self._transport.send(method, path, **call)
         except ThrottledError as error:

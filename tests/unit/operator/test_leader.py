@@ -48,6 +48,20 @@ async def test_the_first_candidate_leads_with_a_fencing_number():
     assert (first.fence, lease(store)["spec"]["holderIdentity"]) == (1, "one")
 
 
+async def test_who_stood_still_may_not_act_when_it_wakes():
+    clock = Clock()
+    first = candidate(RecordingCluster(), clock, "one")
+    with pytest.raises(LeadershipLostError):
+        first.must_lead()
+    await first.acquire()
+    clock.now += RENEW_DEADLINE_SECONDS
+    first.must_lead()
+    clock.now += 1
+    with pytest.raises(LeadershipLostError):
+        first.must_lead()
+    assert RENEW_DEADLINE_SECONDS < DURATION_SECONDS
+
+
 async def test_a_lease_that_keeps_changing_is_never_taken():
     store, clock = RecordingCluster(), Clock()
     first, second = candidate(store, clock, "one"), candidate(store, clock, "two")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_operator.cluster.kubernetes_cluster import KubernetesCluster
-from finetune_operator.errors import ThrottledError
+from finetune_operator.errors import LeadershipLostError, ThrottledError
 from finetune_operator.write_budget import TokenBucket
 
 
@@ -91,3 +91,16 @@ async def test_an_event_that_only_informs_is_dropped_while_writes_queue_and_a_wa
         await cluster.post_event(event | {"type": "Normal"})
     await cluster.post_event(event | {"type": "Warning"})
     assert transport.sent == ["Normal", "Warning"]
+
+
+async def test_a_write_that_had_to_wait_is_not_sent_by_who_leads_no_more():
+    transport = Transport()
+    cluster = KubernetesCluster(transport, writes=TokenBucket(1000, 1))  # type: ignore[arg-type]
+
+    def must_lead() -> None:
+        raise LeadershipLostError("the Lease was not renewed in time")
+
+    cluster.guard(must_lead)
+    with pytest.raises(LeadershipLostError):
+        await cluster.post_event({"metadata": {"namespace": "ml"}, "type": "Warning"})
+    assert transport.sent == []
