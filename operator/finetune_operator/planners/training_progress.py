@@ -60,7 +60,8 @@ def memory_off_plan(status: ExperimentStatus, progress: ExperimentProgress | Non
 def last_words(status: ExperimentStatus, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """Return the updates that the outcomes of an ended attempt bring."""
     said = list(outcomes)
-    updates: dict[str, Any] = {"progress": _reached(status, max((o.step for o in said), default=0))}
+    steps = [max(one.step, one.checkpoint.step if one.checkpoint else 0) for one in said]
+    updates: dict[str, Any] = {"progress": _reached(status, max(steps, default=0))}
     for outcome in said:
         if outcome.checkpoint or outcome.quarantined or outcome.best:
             checkpoints = _checkpoints(
