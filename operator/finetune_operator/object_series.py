@@ -221,7 +221,7 @@ def _claim(uri: str) -> str:
     return uri.removeprefix("pvc://").partition("/")[0] if uri.startswith("pvc://") else ""
 
 
-def _set(gauge: Gauge, labels: tuple[str, str], value: float | None) -> None:
+def _set(gauge: Gauge, labels: tuple[str, ...], value: float | None) -> None:
     if value is not None:
         gauge.labels(*labels).set(value)
 
@@ -230,5 +230,4 @@ def _tell(gauge: Gauge, labels: tuple[str, ...], value: float | None) -> None:
     """Set a series, or let it vanish."""
     if value is None:
         gauge.remove(*labels)
-    else:
-        gauge.labels(*labels).set(value)
+    _set(gauge, labels, value)

@@ -14,8 +14,9 @@ from finetune_trainer.start_weights import starting_model
 from finetune_trainer.store import (
     MANIFEST,
     download_verified,
+    store_at,
 )
-from finetune_trainer.stored import pinned, stored_at
+from finetune_trainer.stored import pinned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +74,7 @@ def export_sources(config: ExportJobConfig) -> ExportSources:
 
 
 def _checkpoint(config: ExportJobConfig, folder: Path) -> Path:
-    store = stored_at(config.checkpoint_location, config.checkpoint.uri)
+    store = store_at(config.checkpoint_location, config.checkpoint.uri)
     if not store.exists(MANIFEST):
         raise AccessError(
             f"{store.uri}: the checkpoint is gone; choose another in source.experiment.checkpoint",
@@ -86,7 +87,7 @@ def _checkpoint(config: ExportJobConfig, folder: Path) -> Path:
 
 
 def _prepared(config: ExportJobConfig, folder: Path) -> Path:
-    store = stored_at(config.checkpoint_location, config.prepared_uri)
+    store = store_at(config.checkpoint_location, config.prepared_uri)
     manifest = pinned(store, config.prepared_digest)
     wanted = (PROMPTS, TRUNCATION, TEMPLATE)
     names = [
@@ -109,7 +110,7 @@ def _report(config: ExportJobConfig) -> dict[str, Any]:
     """Return the run's report for the card; a card without curve and samples is still a card."""
     if not config.report_uri:
         return {}
-    store = stored_at(config.checkpoint_location, config.report_uri.removesuffix("/report.html"))
+    store = store_at(config.checkpoint_location, config.report_uri.removesuffix("/report.html"))
     try:
         report: dict[str, Any] = json.loads(store.read("report.json"))
     except (FileNotFoundError, ValueError):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.new_tokens import FILE, NewToken, parsed_tokens
 from finetune_trainer.start_weights import continues
-from finetune_trainer.stored import pinned, stored_at
+from finetune_trainer.store import store_at
+from finetune_trainer.stored import pinned
 
 if TYPE_CHECKING:
     from finetune_api.experiment_start import Ancestor, Start
@@ -45,7 +46,7 @@ def inherited_tokens(start: Start | None) -> InheritedTokens:
 
 
 def _told(ancestor: Ancestor) -> dict[str, Any]:
-    store = stored_at(ancestor.location, ancestor.uri)
+    store = store_at(ancestor.location, ancestor.uri)
     if not any(file.name == FILE for file in pinned(store, ancestor.digest).files):
         return {}
     told: dict[str, Any] = json.loads(store.read(FILE))

@@ -18,8 +18,8 @@ from finetune_api.training_settings import Mode
 from finetune_trainer.artifact_files import licence_files, model_config, tokenizer_files
 from finetune_trainer.base_model import local_model_folder
 from finetune_trainer.errors import AccessError, ConfigurationError
-from finetune_trainer.store import MANIFEST, download_verified
-from finetune_trainer.stored import pinned, stored_at
+from finetune_trainer.store import MANIFEST, download_verified, store_at
+from finetune_trainer.stored import pinned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +83,7 @@ def refuse_unfit_start(start: Start, spec: ExperimentSpec) -> None:
         )
     if not continues(last):
         return
-    store = stored_at(last.location, last.uri)
+    store = store_at(last.location, last.uri)
     pinned(store, last.digest)
     refuse_other_adapter(last.experiment, json.loads(store.read("adapter_config.json")), spec)
 
@@ -112,7 +112,7 @@ def _differing(parent: Mapping[str, Any], spec: ExperimentSpec) -> list[str]:
 
 
 def _fetched(ancestor: Ancestor, folder: Path) -> Path:
-    store = stored_at(ancestor.location, ancestor.uri)
+    store = store_at(ancestor.location, ancestor.uri)
     if not store.exists(MANIFEST):
         raise AccessError(
             f"spec.model.fromExperiment: the checkpoint {store.uri} of {ancestor.experiment} is "

@@ -1,23 +1,9 @@
-"""Finds what another job stored: by its address below a location, proven by its digest."""
+"""Finds what another job stored, proven by its digest."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from finetune_trainer.errors import ConfigurationError, DataError
-from finetune_trainer.store import Manifest, Store, open_store, read_manifest
-
-if TYPE_CHECKING:
-    from finetune_api.storage import Location
-
-
-def stored_at(location: Location, uri: str) -> Store:
-    """Return the store of an address below a location."""
-    root = open_store(location)
-    if uri != root.uri and not uri.startswith(f"{root.uri}/"):
-        raise ConfigurationError(f"{uri}: lies outside of {root.uri}; the storage was changed")
-    inside = uri[len(root.uri) :].strip("/")
-    return root.child(inside) if inside else root
+from finetune_trainer.errors import DataError
+from finetune_trainer.store import Manifest, Store, read_manifest
 
 
 def pinned(store: Store, digest: str) -> Manifest:

@@ -6,6 +6,7 @@ import pytest
 
 from data_ground import Ground, jsonl, questions
 from preparation_bench import Bench
+from sharing_runs import sharing_runs
 from written_preparation import Written
 
 
@@ -33,3 +34,17 @@ def written(bench, tmp_path):
         return Written(bench, tmp_path / f"copy{next(copies)}", **spec)
 
     return written
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Return runs that may share encodings on a volume."""
+    with sharing_runs("folder", tmp_path, monkeypatch) as runs:
+        yield runs
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def anywhere(request, tmp_path, monkeypatch):
+    """Return runs that may share encodings, on a volume and in a bucket."""
+    with sharing_runs(request.param, tmp_path, monkeypatch) as runs:
+        yield runs

@@ -12,19 +12,7 @@ from finetune_trainer.errors import ResourcesExhaustedError
 from finetune_trainer.path_store import PathStore
 from finetune_trainer.shared_encodings import SharedEncodings
 from finetune_trainer.store import MANIFEST, open_store
-from sharing_runs import UID, sharing_runs
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    with sharing_runs("folder", tmp_path, monkeypatch) as runs:
-        yield runs
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def anywhere(request, tmp_path, monkeypatch):
-    with sharing_runs(request.param, tmp_path, monkeypatch) as runs:
-        yield runs
+from sharing_runs import UID
 
 
 def rewritten(store, name, content):

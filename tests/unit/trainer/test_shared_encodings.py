@@ -14,19 +14,7 @@ from finetune_trainer.prepared_samples import SplitSource, spooled_samples
 from finetune_trainer.snapshot import Rows
 from finetune_trainer.text_tokenizer import TextTokenizer
 from finetune_trainer.token_spool import TokenSpool
-from sharing_runs import UID, sharing_runs
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    with sharing_runs("folder", tmp_path, monkeypatch) as runs:
-        yield runs
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def anywhere(request, tmp_path, monkeypatch):
-    with sharing_runs(request.param, tmp_path, monkeypatch) as runs:
-        yield runs
+from sharing_runs import UID
 
 
 def test_a_second_run_tokenises_nothing_and_writes_the_same_bytes(anywhere, caplog):
