@@ -33,7 +33,7 @@ def reported(status: ExperimentStatus, told: Progress, now: datetime) -> dict[st
     slowest = max(
         (s for s in (told.save_seconds, checkpoints.save_seconds) if s is not None), default=None
     )
-    progress = _progress(status, told, now)
+    progress = _progress(status.model_copy(update={"checkpoints": checkpoints}), told, now)
     moved = progress is not status.progress
     return (efficiency(status, progress, now) if moved else {}) | {
         "progress": progress,

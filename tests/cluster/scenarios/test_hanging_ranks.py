@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from harness import kubectl as kube
+from harness.binaries import program
 from harness.containers import pod_pids, process_tree
+from harness.locations import KUBECONFIG
 from scenarios.after_faults import pod_names, record_of, started, unharmed
 from scenarios.stories import Ground
 
@@ -24,21 +29,34 @@ def _launch_and_rank(namespace: str, pod: str) -> tuple[int, int]:
     raise AssertionError(f"{pod} has no rank")
 
 
+@contextmanager
+def _followed(namespace: str, pod: str, log: Path) -> Iterator[None]:
+    """Collect a pod's log as it is written: the Job controller deletes a pod that still ran."""
+    words = ["--kubeconfig", str(KUBECONFIG), "--namespace", namespace, "logs", "--follow", pod]
+    with log.open("wb") as file:
+        follower = subprocess.Popen([program("kubectl"), *words], stdout=file)
+        try:
+            yield
+        finally:
+            follower.kill()
+            follower.wait()
+
+
 def test_a_rank_that_stands_still_is_found_and_all_ranks_restart(
-    sums: Ground, undisturbed: str
+    sums: Ground, undisturbed: str, tmp_path: Path
 ) -> None:
     policy = {"hangTimeoutSeconds": HANG_SECONDS}
     pods = pod_names(started(sums, "stopped-rank", runPolicy=policy))
-    _, rank = _launch_and_rank(sums.namespace, pods[1])
-    os.kill(rank, signal.SIGSTOP)
-
-    body = unharmed(sums, "stopped-rank", undisturbed, attempts=2, peerLost=1)
+    log = tmp_path / "waiting.log"
+    with _followed(sums.namespace, pods[0], log):
+        _, rank = _launch_and_rank(sums.namespace, pods[1])
+        os.kill(rank, signal.SIGSTOP)
+        body = unharmed(sums, "stopped-rank", undisturbed, attempts=2, peerLost=1)
 
     first = record_of(body, 1)
     assert "no progress of rank" in first["message"], first
     assert (first["exitCode"], first["outcome"]) == (40, "Hang")
-    waiting = kube.kubectl("logs", pods[0], namespace=sums.namespace)
-    assert "most recent call first" in waiting, "the stacks of the rank that waited"
+    assert "most recent call first" in log.read_text(), "the stacks of the rank that waited"
 
 
 @pytest.mark.sweep

@@ -80,3 +80,10 @@ def test_a_revision_that_goes_on_from_a_checkpoint_shows_its_step_while_it_start
 
 def test_a_rollback_is_shown() -> None:
     assert shown(asked(asked(PLANNED, answer(50)), answer(45))) == (45, 45)
+
+
+def test_a_checkpoint_that_comes_with_the_answer_raises_the_step_with_it() -> None:
+    known = asked(PLANNED, answer(30))
+    newer = CheckpointRef(step=40, uri="pvc://c/attempt-1.0/s", digest=digest("c"))
+    starting = answer(0, None, "Starting").model_copy(update={"checkpoint": newer})
+    assert shown(asked(known, starting)) == (40, 40)
