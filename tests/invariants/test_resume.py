@@ -100,7 +100,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(ground, undisturbed, damage):
-    ground.forked(ground.config(1, **QUIET), die={0: 5}).outcomes()
+    ground.forked(ground.config(1, **QUIET)).completed()
     steps = ground.folder / "claims" / "results" / ground.config()["prefix"] / "checkpoints"
     written = sorted(steps.glob("attempt-1.0/step-*/manifest.json"))
     damage(written[-1].parent)
@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(ground, un
 
 
 def test_a_checkpoint_without_manifest_does_not_exist(ground, undisturbed):
-    ground.forked(ground.config(1, **QUIET), die={0: 4}).outcomes()
+    ground.forked(ground.config(1, **QUIET)).completed()
     steps = ground.folder / "claims" / "results" / ground.config()["prefix"] / "checkpoints"
     newest = max(steps.glob("attempt-1.0/step-*/manifest.json"))
     newest.unlink()
