@@ -66,6 +66,7 @@ def _no_failures_are_warnings(record: logging.LogRecord) -> bool:
     """Lower what is said as an error while nothing has failed."""
     if record.levelno == logging.ERROR and any(one in record.getMessage() for one in NO_FAILURES):
         record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        record.exc_info = record.exc_text = None
     return True
 
 

@@ -7,6 +7,7 @@ starts before kopf, because kopf cancels at its end whatever was started after i
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import socket
@@ -33,6 +34,9 @@ from finetune_operator.write_budget import TokenBucket
 KINDS_LOOK_SECONDS = 5.0
 LAST_STEP_SECONDS = 10.0
 """Time for workers to finish their key when the process stops."""
+ENDING_SECONDS = 20.0
+"""Time for everything to end: kopf 1.45 may swallow the cancellation of a watch whose request is
+under way, and then waits for it without end while /livez finds nothing wrong."""
 
 log = structlog.get_logger()
 
@@ -122,7 +126,10 @@ class Operator:
         stopping = group.create_task(stop.wait())
         opening = group.create_task(self._open_barrier(kopf_ready, stop))
         kopf = group.create_task(self._watch_ours(kopf_ready, kopf_stop))
-        await asyncio.wait([stopping, kopf], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait([stopping, kopf], return_when=asyncio.FIRST_COMPLETED)
+        finally:  # cancelled, when a part of the group has failed
+            end_in_time()
         log.info("stopping")
         self._assembly.queue.close()
         await asyncio.wait(workers, timeout=LAST_STEP_SECONDS)
@@ -220,6 +227,17 @@ async def _interruptible(stop: asyncio.Event) -> AsyncIterator[Any]:
         yield started
     finally:
         stopping.cancel()
+
+
+def end_in_time() -> None:
+    """End the process after ENDING_SECONDS, should it still be there."""
+    asyncio.get_running_loop().call_later(ENDING_SECONDS, _end_at_once)
+
+
+def _end_at_once() -> None:
+    left = sorted(task.get_name() for task in asyncio.all_tasks())
+    log.warning("the process ends without what does not end", tasks=left)
+    os._exit(1)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -32,6 +32,7 @@ DELAYS: dict[str, Any] = {
     "finetune_operator.audit:INTERVAL_SECONDS": 5.0,
     "finetune_operator.audit:GRACE_SECONDS": 1.0,
     "finetune_operator.status_writes:LEAST_SECONDS": 1.0,
+    "finetune_operator.process:ENDING_SECONDS": 12.0,
 }
 """Waits of the operator, shortened: what is proven does not depend on their length."""
 

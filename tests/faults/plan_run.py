@@ -34,7 +34,7 @@ from faults.played_store import PlayedStore, store_is_what_is_told
 from faults.summaries import describe_call, describe_event
 from finetune_api.names import PLURALS
 
-QUIET_SECONDS, MOST_QUIET_SECONDS = 1.5, 20.0
+QUIET_SECONDS, MOST_QUIET_SECONDS = 1.5, 45.0
 RESTARTS_SECONDS = 0.3
 COLLECTION_LOOKS = 200
 """Looks, half a second apart, that garbage collection is given."""
@@ -193,7 +193,7 @@ class PlanRun:
         waited, count = 0.0, -1
         while waited < MOST_QUIET_SECONDS:
             writes = sum(noted.call.writes for noted in proxy.noted)
-            if writes == count:
+            if writes == count and not proxy.under_way:
                 return
             count = writes
             await asyncio.sleep(QUIET_SECONDS)

@@ -102,6 +102,8 @@ class FaultProxy:
         self._server, self._session, self._describe = server, session, describe
         self.fault: Fault = Fault()
         self.noted: list[Noted] = []
+        self.under_way = 0
+        """Calls that have no answer yet, but watches and the Lease, which go on all the time."""
         self.address = ""
         self._began = time.monotonic()
         self._counts: Counter[tuple[str, str, str, str]] = Counter()
@@ -112,6 +114,8 @@ class FaultProxy:
         body = await request.read()
         call = self._call(request, body)
         query = self.fault.asked(call, dict(request.query))
+        answered = call.verb != "watch" and call.resource != "leases"
+        self.under_way += answered
         try:
             if call.verb == "watch":
                 return await self._watched(request, call, query)
@@ -121,6 +125,8 @@ class FaultProxy:
             if request.transport is not None:
                 request.transport.abort()
             raise web.HTTPBadGateway from error
+        finally:
+            self.under_way -= answered
         self._note(call, request.path, reply)
         return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
 
