@@ -70,7 +70,7 @@ cluster-demo: setup cluster-up images ## The same three manifests in that cluste
 	@$(BIN)/python tests/cluster/demo.py
 
 test-cluster: setup cluster-up images ## Prove it all on that cluster
-	@jobset="$$($(CLUSTER) jobset)" && FINETUNE_TEST_JOBSET="$$jobset" $(BIN)/python -m pytest tests/cluster tests/faults
+	@controllers="$$($(CLUSTER) controllers)" && env $$controllers $(BIN)/python -m pytest tests/cluster tests/faults
 
 test-pod-faults: setup cluster-up images ## The faults that take longest, on that cluster (long)
 	@$(BIN)/python -m pytest -m sweep tests/cluster

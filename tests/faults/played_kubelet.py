@@ -148,6 +148,8 @@ class PlayedKubelet:
 
     async def _lives(self, stage: Stage, pod: _Pod) -> None:
         with suppress(RefusedByServerError):
+            while pod.manifest["spec"].get("schedulingGates"):  # noqa: ASYNC110 - a queue's
+                await asyncio.sleep(CONFIG_SECONDS)
             await self._bind(pod)
             await self._listen(pod)
             await self._status(pod, "Running", {"running": {}})

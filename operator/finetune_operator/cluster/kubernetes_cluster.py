@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -170,15 +171,14 @@ class KubernetesCluster:
 
     async def queue_about(self, child: ChildRef) -> str:
         """Return why Kueue has not admitted a Job, from the Workload it keeps for it, or ''."""
-        await self._reads.take()
         query = {"labelSelector": f"{_JOB_UID_LABEL}={child.uid}", "limit": "1"}
-        try:
-            found = await self._transport.send(
-                "GET", _path(WORKLOADS, child.namespace), query=query
-            )
-        except (AbsentError, NotServedError):
-            return ""  # no Kueue here: the queue's name is all that is known
-        return quota_message(found.get("items") or ())
+        for workloads in WORKLOADS:
+            await self._reads.take()
+            with suppress(AbsentError, NotServedError):
+                path = _path(workloads, child.namespace)
+                found = await self._transport.send("GET", path, query=query)
+                return quota_message(found.get("items") or ())
+        return ""  # no Kueue here: the queue's name is all that is known
 
     async def warning_about(self, child: ChildRef) -> str:
         """Return the newest Warning event about a child as `Reason: message`, or ''."""

@@ -32,7 +32,11 @@ JOB_SETS = Resource("jobset.x-k8s.io", "v1alpha2", "jobsets", JOB_SET)
 POD_GROUPS = Resource("scheduling.volcano.sh", "v1beta1", "podgroups", POD_GROUP)
 OPTIONAL = {resource.kind: resource for resource in (JOB_SETS, POD_GROUPS)}
 """Children that an administrator switches on, and that not every cluster serves."""
-WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
+WORKLOADS = tuple(
+    Resource("kueue.x-k8s.io", version, "workloads", "Workload")
+    for version in ("v1beta2", "v1beta1")
+)
+"""The newer version first: Kueue before 0.15 serves the older one alone."""
 
 MUTABLE_KINDS = frozenset({SERVICES.kind})
 """Children that are applied again and again; all others are applied once and then left alone."""
@@ -41,7 +45,7 @@ _BY_KIND = {
     (resource.api_version, resource.kind): resource
     for resource in (
         *OURS.values(), JOBS, PODS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, EVENTS, LEASES,
-        WORKLOADS, *OPTIONAL.values(),
+        *WORKLOADS, *OPTIONAL.values(),
     )
 }  # fmt: skip
 

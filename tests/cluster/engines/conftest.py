@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from api_users import SYSTEM, rendered_chart
 from harness.bare_api import BareApi, bare_api
-from harness.jobset_controller import jobset_controller
+from harness.controller import JOBSET_SETTINGS, controller
 
 from finetune_api.compute_settings import Engine
 
@@ -19,7 +19,7 @@ WORDS = ("--controllers=*,-pod-garbage-collector-controller",)
 """That controller deletes the pods of nodes that do not exist, and nodes are played here."""
 NEEDED = (
     "FINETUNE_TEST_JOBSET names no folder of a JobSet controller; "
-    "`python3 -m harness jobset` in tests/cluster builds one"
+    "`python3 -m harness controllers` in tests/cluster builds one"
 )
 
 
@@ -41,7 +41,8 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareApi]:
             bare_api(tmp_path_factory.mktemp("api"), controllers=True, controller_words=WORDS)
         )
         if JOBSET:
-            stack.enter_context(jobset_controller(api, Path(JOBSET)))
+            folder = api.folder / "jobset"
+            stack.enter_context(controller(Path(JOBSET), JOBSET_SETTINGS, api.kubeconfig(), folder))
         api.kubectl("create", "namespace", SYSTEM)
         chart = rendered_chart("--set", "settings.jobSets=true")
         api.kubectl("apply", "--server-side", "-f", "-", text=chart)

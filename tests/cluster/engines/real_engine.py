@@ -32,6 +32,8 @@ from finetune_api.names import (
 
 KINDS = {Engine.JOB: "Job", Engine.JOB_SET: JOB_SET}
 NAME = NAMES[EXPERIMENT]
+ROOM = {"cpu": "4", "memory": "1Gi"}
+"""What a rank asks of its node."""
 
 
 class RealEngine:
@@ -57,7 +59,10 @@ class RealEngine:
     async def begin(self, **scheduling: str) -> None:
         """Create the experiment."""
         found = manifest(EXPERIMENT)
-        found["spec"] = SPECS[EXPERIMENT] | {"scheduling": {"engine": self._engine, **scheduling}}
+        compute = SPECS[EXPERIMENT]["compute"] | {"resources": {"requests": ROOM}}
+        found["spec"] = found["spec"] | {
+            "compute": compute, "scheduling": {"engine": self._engine, **scheduling},
+        }  # fmt: skip
         await self._admin.create(found, self.namespace)
 
     async def completed(self) -> Json:

@@ -1,4 +1,4 @@
-"""Command line of the test cluster: `python3 -m harness up|down|status|build|images|jobset|env`."""
+"""Command line of the test cluster: `python3 -m harness up|down|build|images|controllers|...`."""
 
 import argparse
 import fcntl
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from harness import binaries, cluster, images
+from harness.controller_build import build_controllers
 from harness.errors import HarnessError
-from harness.jobset_build import build_jobset
 from harness.locations import BIN, CACHE, KUBECONFIG, LOGS, PROMETHEUS
 from harness.machine import install_packages, require_root
 from harness.object_store import object_store
@@ -26,7 +26,7 @@ def main() -> int:
         "status": (_status, "which processes run"),
         "build": (_build, "install packages and build programs, start nothing"),
         "images": (images.load_images, "build both images and give them to the cluster"),
-        "jobset": (_jobset, "build the JobSet controller and print its folder"),
+        "controllers": (_controllers, "build those of JobSet and Kueue; print variables for tests"),
         "env": (_env, "shell lines with KUBECONFIG, PATH and the S3 settings"),
     }
     parser = argparse.ArgumentParser(prog="harness", description=__doc__)
@@ -91,8 +91,9 @@ def _build() -> None:
     binaries.build_all()
 
 
-def _jobset() -> None:
-    print(build_jobset())
+def _controllers() -> None:
+    for name, folder in build_controllers().items():
+        print(f"FINETUNE_TEST_{name.upper()}={folder}")
 
 
 def _env() -> None:

@@ -94,10 +94,18 @@ BUILDS = (
     _published("glua", "github.com/yuin/gopher-lua/cmd/glua@v1.1.1"),
 )
 
-JOBSET = Build(
-    name="jobset", programs=("jobset",), packages=("sigs.k8s.io/jobset",), module="jobset"
+CONTROLLERS = (
+    Build(
+        name="jobset", programs=("jobset",), packages=("sigs.k8s.io/jobset",), module="controllers"
+    ),
+    Build(
+        name="kueue",
+        programs=("kueue",),
+        packages=("sigs.k8s.io/kueue/cmd/kueue",),
+        module="controllers",
+    ),
 )
-"""Not one of BUILDS: no part of the cluster, and only the stories of its engine need it."""
+"""Not among BUILDS: no part of the cluster, and only the stories about them need them."""
 
 
 def program(name: str) -> Path:

@@ -1,27 +1,27 @@
 """Who decides for a queue in a story: the part of Kueue played here, or a real Kueue.
 
-The real one runs where FINETUNE_TEST_KUEUE names a folder with `kueue`, a program that runs its
-controllers for $KUBECONFIG in the foreground, and `crds/`, its CustomResourceDefinitions.
+The real one runs where FINETUNE_TEST_KUEUE names its folder, see harness/controller_build.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness import kubectl as kube
-from harness import processes
+from harness.controller import KUEUE_SETTINGS, controller
 from harness.locations import KUBECONFIG
+from kueue_objects import cluster_queue, flavor, local_queue
 
-QUEUE = "research"
 REAL = os.environ.get("FINETUNE_TEST_KUEUE", "")
 NEEDED = (
-    "FINETUNE_TEST_KUEUE names no folder with `kueue` (runs Kueue's controllers for $KUBECONFIG) "
-    "and `crds/`; Kueue's part is played instead"
+    "FINETUNE_TEST_KUEUE names no folder of a Kueue; "
+    "`python3 -m harness controllers` in tests/cluster builds one"
 )
 _GROUP = "kueue.x-k8s.io"
 _WORKLOADS: dict[str, Any] = {
@@ -47,7 +47,6 @@ _WORKLOADS: dict[str, Any] = {
         ],
     },
 }
-_PLENTY = 1000
 
 
 class QueueController(Protocol):
@@ -107,18 +106,18 @@ class PlayedQueue:
 class RealQueue:
     """Changes the quota of a ClusterQueue and leaves the rest to Kueue."""
 
-    words = "insufficient unused quota for pods"
+    words = "insufficient quota for pods in flavor"
 
     def refuse(self, _job: dict[str, Any]) -> None:
         """The queue begins without quota for a pod."""
 
     def admit(self, _job: str) -> None:
         """Give the queue quota, and let it go on if it was held."""
-        kube.apply(_cluster_queue(pods=_PLENTY, stop="None"))
+        kube.apply(cluster_queue(stop="None"))
 
     def take_back(self, _job: str) -> None:
         """Evict what runs and hold the queue."""
-        kube.apply(_cluster_queue(pods=_PLENTY, stop="HoldAndDrain"))
+        kube.apply(cluster_queue(stop="HoldAndDrain"))
 
 
 @contextmanager
@@ -135,36 +134,10 @@ def played(namespace: str) -> Iterator[QueueController]:
 @contextmanager
 def real(namespace: str) -> Iterator[QueueController]:
     """Run Kueue with one queue that has no quota for a pod yet."""
-    folder = Path(REAL)
-    crds = str(folder / "crds")
-    kube.kubectl("apply", "--server-side", "-f", crds)
-    try:
-        kube.kubectl("wait", "--for=condition=Established", "-f", crds)
-        processes.start("kueue", [folder / "kueue"], {"KUBECONFIG": str(KUBECONFIG)})
-        kube.apply({"apiVersion": f"{_GROUP}/v1beta1", "kind": "ResourceFlavor",
-                    "metadata": {"name": "default"}})  # fmt: skip
-        kube.apply(_cluster_queue(pods=0, stop="None"))
-        kube.apply(
-            {"apiVersion": f"{_GROUP}/v1beta1", "kind": "LocalQueue",
-             "metadata": {"name": QUEUE}, "spec": {"clusterQueue": QUEUE}},
-            namespace=namespace,
-        )  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory(prefix="kueue-") as folder,
+        controller(Path(REAL), KUEUE_SETTINGS, KUBECONFIG, Path(folder, "kueue")),
+    ):
+        kube.apply([flavor(), cluster_queue(pods=0)])
+        kube.apply(local_queue(), namespace=namespace)
         yield RealQueue()
-    finally:
-        kube.kubectl("delete", "-f", crds, "--ignore-not-found")  # Kueue lets its objects go
-        processes.stop("kueue")
-
-
-def _cluster_queue(*, pods: int, stop: str) -> dict[str, Any]:
-    quotas = {"cpu": _PLENTY, "memory": f"{_PLENTY}Gi", "pods": pods}
-    resources = [{"name": name, "nominalQuota": quota} for name, quota in quotas.items()]
-    group = {
-        "coveredResources": list(quotas),
-        "flavors": [{"name": "default", "resources": resources}],
-    }
-    return {
-        "apiVersion": f"{_GROUP}/v1beta1",
-        "kind": "ClusterQueue",
-        "metadata": {"name": QUEUE},
-        "spec": {"namespaceSelector": {}, "stopPolicy": stop, "resourceGroups": [group]},
-    }

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from harness import kubectl as kube
+from kueue_objects import QUEUE
 from scenarios.after_faults import KIND, STEPS, unharmed
-from scenarios.queue_controllers import NEEDED, QUEUE, REAL, QueueController, played, real
+from scenarios.queue_controllers import NEEDED, REAL, QueueController, played, real
 from scenarios.stories import (
     Ground,
     condition,
