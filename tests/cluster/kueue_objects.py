@@ -28,16 +28,6 @@ def topology(name: str, label: str) -> list[Manifest]:
     ]
 
 
-def node(name: str, **labels: str) -> Manifest:
-    """Return a node that is ready and has six cores."""
-    room = {"cpu": "6", "memory": "64Gi", "pods": "110"}
-    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"}
-    return {
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
-        "status": {"allocatable": room, "capacity": room, "conditions": [ready]},
-    }  # fmt: skip
-
-
 def cluster_queue(
     name: str = QUEUE, *, pods: int = _PLENTY, stop: str = "None", flavor: str = "default"
 ) -> Manifest:

@@ -196,6 +196,11 @@ class PlayedKubelet:
         return config
 
     async def _bind(self, pod: _Pod) -> None:
+        """Bind it, or wait for the scheduler that it asks for."""
+        if pod.manifest["spec"]["schedulerName"] != "default-scheduler":
+            while not pod.manifest["spec"].get("nodeName"):  # noqa: ASYNC110
+                await asyncio.sleep(CONFIG_SECONDS)
+            return
         metadata = pod.manifest["metadata"]
         target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
         binding = {"apiVersion": "v1", "kind": "Binding", "target": target,

@@ -7,7 +7,8 @@ from finetune_operator.planners.waiting_reasons import waiting_reason
 from finetune_operator.status import AS_EXPECTED, NOT_YET, Verdict
 
 _FOREIGN_HOLD = "Job {} is suspended, not by this operator: whoever did that has to let it go on"
-_NOTHING_WRONG = ("ContainerCreating", "PodInitializing", "")
+_NOTHING_WRONG = ("ContainerCreating", "PodInitializing", "Schedulable", "")
+"""Volcano calls schedulable what has room while another pod of its gang has none."""
 
 
 def pods_ready(job: JobFacts | None, total: int) -> Verdict:

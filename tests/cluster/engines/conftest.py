@@ -15,8 +15,9 @@ from harness.controller import JOBSET_SETTINGS, controller
 from finetune_api.compute_settings import Engine
 
 JOBSET = os.environ.get("FINETUNE_TEST_JOBSET", "")
-WORDS = ("--controllers=*,-pod-garbage-collector-controller",)
-"""That controller deletes the pods of nodes that do not exist, and nodes are played here."""
+WORDS = ("--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller",)
+"""They delete the pods of nodes that do not exist, and shun nodes without a heartbeat: nodes are
+played here."""
 NEEDED = (
     "FINETUNE_TEST_JOBSET names no folder of a JobSet controller; "
     "`python3 -m harness controllers` in tests/cluster builds one"
@@ -35,7 +36,7 @@ def the_operator_logs_no_unexpected_exception() -> None:
 
 @pytest.fixture(scope="session")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareApi]:
-    """The server with the chart's default objects and the right to JobSets."""
+    """The server with the chart's default objects and the right to JobSets and PodGroups."""
     with ExitStack() as stack:
         api = stack.enter_context(
             bare_api(tmp_path_factory.mktemp("api"), controllers=True, controller_words=WORDS)
@@ -44,7 +45,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareApi]:
             folder = api.folder / "jobset"
             stack.enter_context(controller(Path(JOBSET), JOBSET_SETTINGS, api.kubeconfig(), folder))
         api.kubectl("create", "namespace", SYSTEM)
-        chart = rendered_chart("--set", "settings.jobSets=true")
+        chart = rendered_chart("--set", "settings.jobSets=true,settings.volcano=true")
         api.kubectl("apply", "--server-side", "-f", "-", text=chart)
         api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         api.stop_server()  # watches of a CRD just installed were seen to stay silent

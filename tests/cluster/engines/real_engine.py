@@ -184,7 +184,12 @@ async def real_engine(
         stack.callback(watching.cancel)
         operator = await stack.enter_async_context(
             played_operator(
-                api, folder, monkeypatch, job_sets="true", namespaces=json.dumps([namespace])
+                api,
+                folder,
+                monkeypatch,
+                job_sets="true",
+                volcano="true",
+                namespaces=json.dumps([namespace]),
             )
         )
         try:

@@ -17,7 +17,8 @@ from engines.shared_queue import OTHERS, SharedQueue
 from engines.test_real_engines import cost
 from harness.bare_api import BareApi
 from harness.controller import KUEUE_SETTINGS, controller
-from kueue_objects import QUEUE, flavor, node, priority_class, topology
+from kueue_objects import QUEUE, flavor, priority_class, topology
+from played_nodes import join, node
 
 from faults.fault_scenarios import a_rank_fails_first, good_end, the_first_attempt_waits
 from faults.played_kubelet import Script
@@ -146,12 +147,9 @@ async def test_an_evicted_rank_costs_a_disruption_and_the_next_attempt_queues(la
 @pytest.fixture(scope="module")
 def racks(kueue: BareApi) -> str:
     """Nodes in two racks, each for one rank, one rack with two; returns their flavor."""
-    nodes = [node(name, pool="racks", rack=name[0]) for name in ("a1", "b1", "b2")]
-    for each in (*topology("racks", "rack"), *nodes):
-        text = json.dumps(each)
-        kueue.kubectl("apply", "--server-side", "-f", "-", text=text)
-        if "status" in each:
-            kueue.kubectl("apply", "--server-side", "--subresource=status", "-f", "-", text=text)
+    for each in topology("racks", "rack"):
+        kueue.kubectl("apply", "--server-side", "-f", "-", text=json.dumps(each))
+    join(kueue, *(node(name, pool="racks", rack=name[0]) for name in ("a1", "b1", "b2")))
     return "racks"
 
 

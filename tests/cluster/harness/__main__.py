@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from harness import binaries, cluster, images
-from harness.controller_build import build_controllers
+from harness.controller_build import build_controllers, build_volcano
 from harness.errors import HarnessError
 from harness.locations import BIN, CACHE, KUBECONFIG, LOGS, PROMETHEUS
 from harness.machine import install_packages, require_root
@@ -27,6 +27,7 @@ def main() -> int:
         "build": (_build, "install packages and build programs, start nothing"),
         "images": (images.load_images, "build both images and give them to the cluster"),
         "controllers": (_controllers, "build those of JobSet and Kueue; print variables for tests"),
+        "volcano": (_volcano, "build Volcano; print its variable for tests"),
         "env": (_env, "shell lines with KUBECONFIG, PATH and the S3 settings"),
     }
     parser = argparse.ArgumentParser(prog="harness", description=__doc__)
@@ -94,6 +95,10 @@ def _build() -> None:
 def _controllers() -> None:
     for name, folder in build_controllers().items():
         print(f"FINETUNE_TEST_{name.upper()}={folder}")
+
+
+def _volcano() -> None:
+    print(f"FINETUNE_TEST_VOLCANO={build_volcano()}")
 
 
 def _env() -> None:

@@ -106,6 +106,14 @@ CONTROLLERS = (
     ),
 )
 """Not among BUILDS: no part of the cluster, and only the stories about them need them."""
+VOLCANO = Build(
+    name="volcano",
+    programs=("scheduler", "controller-manager"),
+    packages=tuple(
+        f"volcano.sh/volcano/cmd/{name}" for name in ("scheduler", "controller-manager")
+    ),
+    module="volcano",
+)
 
 
 def program(name: str) -> Path:

@@ -12,6 +12,7 @@ from finetune_operator.gather import Gather
 from finetune_operator.object_cache import ObjectCache
 from finetune_operator.observed import ChildRef
 from finetune_operator.planners import plan
+from finetune_operator.planners.pods_ready import pods_ready
 from unit.operator.test_gather import KEY, UID, ReadOnlyCluster, a_pod, cache_with, child, running
 
 LONG_AGO = "2026-05-04T11:00:00Z"
@@ -67,3 +68,12 @@ async def test_a_pod_that_pulls_its_image_is_not_blamed_for_an_old_event() -> No
     message, condition = await told("True")
     assert message == "attempt 1: images are pulled, ranks join"
     assert condition == ("False", "Pending")
+
+
+def test_a_gang_waits_for_the_pod_that_has_no_room() -> None:
+    pods = (
+        builders.pod(0, "Pending", waiting=("Schedulable", "it could be assigned to node-1")),
+        builders.pod(1, "Pending", waiting=("Unschedulable", "pod group is not ready")),
+    )
+    verdict = pods_ready(builders.job(EXPERIMENT, 1, *pods), total=2)
+    assert (verdict.reason, verdict.message) == ("Unschedulable", "pod group is not ready")
