@@ -52,6 +52,8 @@ _WORKLOADS: dict[str, Any] = {
 class QueueController(Protocol):
     """What a story asks of a queue."""
 
+    run: str
+    """name of its run: the files of another one would be taken for its own."""
     words: str
     """words of its reason to wait, as the status quotes them."""
 
@@ -71,6 +73,7 @@ class QueueController(Protocol):
 class PlayedQueue:
     """Does what the real one was seen to do: a Workload, then `spec.suspend`, off and on."""
 
+    run = "in-a-played-queue"
     words = "couldn't assign flavors to pod set main: insufficient unused quota for cpu"
 
     def __init__(self, namespace: str) -> None:
@@ -106,6 +109,7 @@ class PlayedQueue:
 class RealQueue:
     """Changes the quota of a ClusterQueue and leaves the rest to Kueue."""
 
+    run = "in-a-real-queue"
     words = "insufficient quota for pods in flavor"
 
     def refuse(self, _job: dict[str, Any]) -> None:
