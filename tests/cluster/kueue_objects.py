@@ -1,10 +1,17 @@
-"""Objects of a real Kueue: one queue that counts pods, in the namespaces it is opened to."""
+"""Where a real Kueue lies, and its objects: one queue that counts pods, in any namespace."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 Manifest = dict[str, Any]
+
+KUEUE = os.environ.get("FINETUNE_TEST_KUEUE", "")
+NEEDED = (
+    "FINETUNE_TEST_KUEUE names no folder of a Kueue; "
+    "`python3 -m harness controllers` in tests/cluster builds one"
+)
 
 QUEUE = "research"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"

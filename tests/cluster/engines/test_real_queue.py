@@ -6,7 +6,6 @@ Nodes and containers are played.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from engines.shared_queue import OTHERS, SharedQueue
 from engines.test_real_engines import cost
 from harness.bare_api import BareApi
 from harness.controller import KUEUE_SETTINGS, controller
-from kueue_objects import QUEUE, flavor, priority_class, topology
+from kueue_objects import KUEUE, NEEDED, QUEUE, flavor, priority_class, topology
 from played_nodes import join, node
 
 from faults.fault_scenarios import a_rank_fails_first, good_end, the_first_attempt_waits
@@ -25,12 +24,7 @@ from faults.played_kubelet import Script
 from finetune_api.compute_settings import Engine
 from finetune_api.names import EXPERIMENT
 
-KUEUE = os.environ.get("FINETUNE_TEST_KUEUE", "")
-pytestmark = pytest.mark.skipif(
-    not KUEUE,
-    reason="FINETUNE_TEST_KUEUE names no folder of a Kueue; "
-    "`python3 -m harness controllers` in tests/cluster builds one",
-)
+pytestmark = pytest.mark.skipif(not KUEUE, reason=NEEDED)
 Lab = Callable[[Script], AbstractAsyncContextManager[tuple[RealEngine, SharedQueue]]]
 RANKS = 2
 URGENT = "urgent"

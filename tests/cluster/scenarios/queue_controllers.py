@@ -6,7 +6,6 @@ The real one runs where FINETUNE_TEST_KUEUE names its folder, see harness/contro
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +15,8 @@ from typing import Any, Protocol
 from harness import kubectl as kube
 from harness.controller import KUEUE_SETTINGS, controller
 from harness.locations import KUBECONFIG
-from kueue_objects import cluster_queue, flavor, local_queue
+from kueue_objects import KUEUE, cluster_queue, flavor, local_queue
 
-REAL = os.environ.get("FINETUNE_TEST_KUEUE", "")
-NEEDED = (
-    "FINETUNE_TEST_KUEUE names no folder of a Kueue; "
-    "`python3 -m harness controllers` in tests/cluster builds one"
-)
 _GROUP = "kueue.x-k8s.io"
 _WORKLOADS: dict[str, Any] = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -140,7 +134,7 @@ def real(namespace: str) -> Iterator[QueueController]:
     """Run Kueue with one queue that has no quota for a pod yet."""
     with (
         tempfile.TemporaryDirectory(prefix="kueue-") as folder,
-        controller(Path(REAL), KUEUE_SETTINGS, KUBECONFIG, Path(folder, "kueue")),
+        controller(Path(KUEUE), KUEUE_SETTINGS, KUBECONFIG, Path(folder, "kueue")),
     ):
         kube.apply([flavor(), cluster_queue(pods=0)])
         kube.apply(local_queue(), namespace=namespace)

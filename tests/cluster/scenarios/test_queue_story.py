@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from harness import kubectl as kube
-from kueue_objects import QUEUE
+from kueue_objects import KUEUE, NEEDED, QUEUE
 from scenarios.after_faults import KIND, STEPS, unharmed
-from scenarios.queue_controllers import NEEDED, REAL, QueueController, played, real
+from scenarios.queue_controllers import QueueController, played, real
 from scenarios.stories import (
     Ground,
     condition,
@@ -24,7 +24,7 @@ from scenarios.stories import (
 @pytest.fixture(
     params=[
         pytest.param(played, id="played"),
-        pytest.param(real, id="kueue", marks=pytest.mark.skipif(not REAL, reason=NEEDED)),
+        pytest.param(real, id="kueue", marks=pytest.mark.skipif(not KUEUE, reason=NEEDED)),
     ]
 )
 def queue(request: pytest.FixtureRequest, sums: Ground) -> Iterator[QueueController]:
