@@ -10,6 +10,7 @@ from typing import Any
 
 import peft  # noqa: F401 - loaded once, then inherited by every forked rank
 import torch
+from harness.ports import free_port
 from safetensors.torch import load_file, save_file
 
 from finetune_api.model_settings import Adapter, AdapterType
@@ -25,7 +26,6 @@ from finetune_trainer.pieces import Piece, fill, whole
 from finetune_trainer.plan import Plan, PlanSettings
 from finetune_trainer.problems.causal_lm import CausalLanguageModelling
 from toy_llama import token_cache, toy_llama_folder
-from training_ground import free_port
 
 CACHE = token_cache(19)
 STEPS, PEAK = 3, 1e-2

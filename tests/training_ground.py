@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from harness.ports import free_port
 
 from finetune_api import names
 from finetune_api.run_outcome import Outcome
@@ -244,13 +245,6 @@ def _forked(variables: dict[str, str], die_after: int | None) -> int:
         code = rank_process()
     finally:
         os._exit(code)
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def kill(process: int) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from harness.ports import free_port
 
-from operator_process import OPERATOR, free_port
+from operator_process import OPERATOR
 
 ZYGOTE = Path(__file__).with_name("operator_zygote.py")
 ERRORS = "finetune_operator.errors:"

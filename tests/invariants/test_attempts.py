@@ -7,10 +7,11 @@ import signal
 import urllib.request
 
 import pytest
+from harness.ports import free_port
 
 from finetune_api import names
 from finetune_api.run_progress import Progress
-from training_ground import TrainingGround, free_port, kill
+from training_ground import TrainingGround, kill
 
 LONG = {
     "plan": {"totalSteps": 4000, "stepsPerEpoch": 5, "epochs": 800.0},

@@ -6,7 +6,6 @@ too. A user is whoever holds a token of the table; its groups decide what RBAC a
 
 import json
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from harness.binaries import program
 from harness.errors import NotReadyError
+from harness.ports import free_ports
 
 ADMIN = "admin"
 _PATIENCE_SECONDS = 120
@@ -200,14 +200,3 @@ def bare_api(
         yield api
     finally:
         api.stop()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

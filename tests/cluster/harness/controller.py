@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from harness.bare_api import free_ports
 from harness.binaries import program
 from harness.commands import output
 from harness.errors import CommandError, NotReadyError
+from harness.ports import free_ports
 from harness.processes import answers, wait_until
 
 JOBSET_SETTINGS = {"apiVersion": "config.jobset.x-k8s.io/v1alpha1"}

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from harness.bare_api import free_ports
 from harness.binaries import program
 from harness.commands import output
+from harness.ports import free_ports
 from harness.processes import answers, wait_until
 
 
