@@ -222,7 +222,11 @@ def _is_under_way(found: OurObject) -> bool:
 
 
 def _is_between_attempts(found: OurObject) -> bool:
-    return found.status.attempt.ended is not None
+    """Tell whether an attempt or a preparation has ended, and another one may follow."""
+    if found.status.attempt.ended is not None:
+        return True
+    prepared = found.status.preparation if isinstance(found, FineTuneExperiment) else None
+    return prepared is not None and prepared.ended is not None and not prepared.complete
 
 
 def _lacks_last_word(jobs: Iterable[JobFacts]) -> bool:

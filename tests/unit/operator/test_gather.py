@@ -157,6 +157,14 @@ async def test_pods_are_listed_before_an_attempt_follows_another() -> None:
     assert [pod.name for job in found.jobs for pod in job.pods] == ["late"]
 
 
+async def test_pods_are_listed_before_a_preparation_follows_another() -> None:
+    status = {"revision": 1, "preparation": {"attempt": 1, "revision": 1, "ended": "Replaced"}}
+    unseen = a_pod("late", of="assistant-p1")
+    cache = cache_with(builders.our_object(EXPERIMENT, status=status))
+    found = await gathered(ReadOnlyCluster(unseen), cache)
+    assert [pod.name for job in found.jobs for pod in job.pods] == ["late"]
+
+
 async def test_the_last_word_of_an_ended_job_is_read_live() -> None:
     done = child(
         "Job", "assistant-a1", status={"conditions": [{"type": "Complete", "status": "True"}]}
