@@ -150,7 +150,11 @@ class PlanRun:
     _deleted = False
 
     async def _delete(self) -> None:
+        """Delete the main object; the operator may be at work before the story creates it."""
         kind = self._scenario.main
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await self._ground.admin.read(kind, self._name, NAMES[kind]) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         await self._ground.admin.delete(kind, self._name, NAMES[kind])
         self._deleted = True
 
