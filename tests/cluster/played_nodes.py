@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from harness.bare_api import BareApi
@@ -23,10 +22,8 @@ def node(name: str, **labels: str) -> Manifest:
 def join(api: BareApi, *nodes: Manifest) -> None:
     """Create nodes, with their statuses and without the taint that every new node gets."""
     for each in nodes:
-        text = json.dumps(each)
         for part in ((), ("--subresource=status",)):
-            words = ("apply", "--server-side", "--force-conflicts", *part, "-f", "-")
-            api.kubectl(*words, text=text)
+            api.apply(each, words=("--force-conflicts", *part))
         name = each["metadata"]["name"]
         api.kubectl("taint", "node", name, "node.kubernetes.io/not-ready:NoSchedule-")
 

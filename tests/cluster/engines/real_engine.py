@@ -91,12 +91,21 @@ class RealEngine:
 
     def ready(self) -> str:
         """Return the reason of Ready."""
-        conditions = self.world.status(EXPERIMENT).get("conditions") or ()
-        return next((str(c["reason"]) for c in conditions if c["type"] == "Ready"), "")
+        return self._says("Ready", "reason")
 
     async def until_ready_says(self, reason: str) -> None:
         """Wait for the reason of Ready."""
         await self.world.until(lambda: self.ready() == reason, f"Ready says {reason}")
+
+    async def until_told(self, condition: str, words: str) -> None:
+        """Wait until the message of a condition has these words."""
+        await self.world.until(
+            lambda: words in self._says(condition, "message"), f"{condition} tells: {words}"
+        )
+
+    def _says(self, condition: str, field: str) -> str:
+        conditions = self.world.status(EXPERIMENT).get("conditions") or ()
+        return next((str(c[field]) for c in conditions if c["type"] == condition), "")
 
     async def child(self, attempt: int = 1) -> Json:
         """Wait for the child of an attempt and return it."""

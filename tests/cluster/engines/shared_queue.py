@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 from harness.bare_api import BareApi
 from kueue_objects import Manifest, cluster_queue, local_queue, queued_job
@@ -44,5 +43,4 @@ class SharedQueue:
         await asyncio.to_thread(self._api.kubectl, *words)
 
     async def _apply(self, manifest: Manifest, namespace: str) -> None:
-        words = ("apply", "--server-side", f"--namespace={namespace}", "-f", "-")
-        await asyncio.to_thread(self._api.kubectl, *words, text=json.dumps(manifest))
+        await asyncio.to_thread(self._api.apply, manifest, words=(f"--namespace={namespace}",))

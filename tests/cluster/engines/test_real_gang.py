@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -18,7 +17,6 @@ from played_nodes import claim, join, node
 from faults.fault_scenarios import a_rank_fails_first, good_end
 from faults.played_kubelet import Script
 from finetune_api.compute_settings import Engine
-from finetune_api.names import EXPERIMENT
 
 VOLCANO = os.environ.get("FINETUNE_TEST_VOLCANO", "")
 pytestmark = pytest.mark.skipif(
@@ -26,8 +24,6 @@ pytestmark = pytest.mark.skipif(
     reason="FINETUNE_TEST_VOLCANO names no folder of a Volcano; "
     "`python3 -m harness volcano` in tests/cluster builds one",
 )
-
-
 Lab = Callable[[Script], AbstractAsyncContextManager[RealEngine]]
 
 
@@ -45,8 +41,7 @@ def lab(gangs: BareApi, engine: Engine, tmp_path: Path, monkeypatch: pytest.Monk
     @asynccontextmanager
     async def opened(script: Script) -> AsyncIterator[RealEngine]:
         async with real_engine(gangs, engine, script, tmp_path, monkeypatch) as run:
-            for each in (*claim("artifacts", run.namespace), *claim("models", run.namespace)):
-                gangs.kubectl("apply", "--server-side", "-f", "-", text=json.dumps(each))
+            gangs.apply(*claim("artifacts", run.namespace), *claim("models", run.namespace))
             try:
                 yield run
             finally:
@@ -59,7 +54,7 @@ async def test_one_rank_with_room_waits_for_the_other(gangs: BareApi, lab: Lab) 
     async with lab(good_end) as run:
         join(gangs, node("alone"))
         await run.begin(gang="Volcano")
-        await run.world.until(lambda: "pod group is not ready" in waiting(run), "the reason")
+        await run.until_told("Ready", "pod group is not ready")
         assert [pod["spec"].get("nodeName") for pod in run.ranks()] == [None, None]
         join(gangs, node("beside"))
         status = await run.completed()
@@ -74,9 +69,3 @@ async def test_the_attempt_after_a_failed_one_is_a_gang_of_its_own(
         await run.begin(gang="Volcano")
         status = await run.completed()
         assert (status["attempt"]["number"], cost(status)) == (2, {"unknown": 1}), status["history"]
-
-
-def waiting(run: RealEngine) -> str:
-    """Return what the status says of pods that are not ready."""
-    conditions = run.world.status(EXPERIMENT).get("conditions") or ()
-    return next((str(c["message"]) for c in conditions if c["type"] == "Ready"), "")

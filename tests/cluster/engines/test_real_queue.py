@@ -5,7 +5,6 @@ Nodes and containers are played.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -35,8 +34,7 @@ def kueue(api: BareApi) -> Iterator[BareApi]:
     """The server with Kueue beside it."""
     with controller(Path(KUEUE), KUEUE_SETTINGS, api.kubeconfig(), api.folder / "kueue"):
         api.kubectl("create", "namespace", OTHERS)
-        for each in (flavor(), priority_class(URGENT, 1000)):
-            api.kubectl("apply", "--server-side", "-f", "-", text=json.dumps(each))
+        api.apply(flavor(), priority_class(URGENT, 1000))
         yield api
 
 
@@ -54,18 +52,12 @@ def lab(kueue: BareApi, engine: Engine, tmp_path: Path, monkeypatch: pytest.Monk
     return opened
 
 
-def quota_told(run: RealEngine) -> str:
-    """Return why there is no quota, as the status says it."""
-    conditions = run.world.status(EXPERIMENT).get("conditions") or ()
-    return next((str(c["message"]) for c in conditions if c["type"] == "QuotaReserved"), "")
-
-
 async def test_a_run_waits_for_quota_says_why_and_completes(lab: Lab) -> None:
     async with lab(good_end) as (run, queue):
         await queue.has_quota(pods=RANKS - 1)
         await run.begin(queueName=QUEUE)
         await run.until_ready_says("Queued")
-        await run.world.until(lambda: "for pods in flavor default" in quota_told(run), "the reason")
+        await run.until_told("QuotaReserved", "for pods in flavor default")
         assert run.ranks() == []
         await queue.has_quota(pods=RANKS)
         status = await run.completed()
@@ -141,8 +133,7 @@ async def test_an_evicted_rank_costs_a_disruption_and_the_next_attempt_queues(la
 @pytest.fixture(scope="module")
 def racks(kueue: BareApi) -> str:
     """Nodes in two racks, each for one rank, one rack with two; returns their flavor."""
-    for each in topology("racks", "rack"):
-        kueue.kubectl("apply", "--server-side", "-f", "-", text=json.dumps(each))
+    kueue.apply(*topology("racks", "rack"))
     join(kueue, *(node(name, pool="racks", rack=name[0]) for name in ("a1", "b1", "b2")))
     return "racks"
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness.binaries import program
 from harness.errors import NotReadyError
@@ -74,6 +75,12 @@ class BareApi:
         if ran.returncode:
             raise subprocess.CalledProcessError(ran.returncode, words, ran.stdout, ran.stderr)
         return ran.stdout
+
+    def apply(self, *manifests: Mapping[str, Any], words: Sequence[str] = ()) -> None:
+        """Apply objects by server-side apply; raises CalledProcessError."""
+        for manifest in manifests:
+            text = json.dumps(manifest)
+            self.kubectl("apply", "--server-side", *words, "-f", "-", text=text)
 
     def start_server(self) -> None:
         """Start the API server and return when it is ready."""
